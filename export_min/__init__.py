@@ -1,0 +1,96 @@
+"""A Qwen3-VL checkpoint becomes three raw ONNX graphs whose weights still lie in the checkpoint.
+
+    from export_min import export
+    export("Qwen/Qwen3-VL-4B-Instruct", "build/raw")
+"""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from export_min.checkpoint import Checkpoint, CheckpointError, open_checkpoint
+from surgery.console import console, progress
+from surgery.staging import check_free, staged
+
+__all__ = ["CheckpointError", "export", "open_checkpoint"]
+
+MANIFEST = "manifest.json"
+LIBRARIES = ("torch", "transformers", "onnx-ir", "onnxscript")
+"""Whose versions shape a graph."""
+
+
+def export(
+    checkpoint: str | Path | None = None,
+    output: str | Path = "build/raw",
+    cache_dir: str | None = None,
+    revision: str | None = None,
+    force: bool = False,
+) -> Path:
+    """Write `vision.onnx`, `embedding.onnx`, `decoder.onnx` and a manifest.
+
+    Args:
+        checkpoint: a local directory or a hub id; the embedded demo by default.
+        output: the directory to write, whole or not at all.
+        cache_dir: where the hub keeps its downloads.
+        revision: branch, tag or commit on the hub.
+        force: replace an earlier output.
+
+    Returns:
+        The output directory.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be used; the message says why.
+        OutputError: the output cannot be written.
+    """
+    output = Path(output)
+    check_free(output, force)
+    source = open_checkpoint(checkpoint, cache_dir, revision)
+    source.check_tokenizer()
+    with progress() as bar, staged(output, force) as stage:
+        task = bar.add_task("export", total=3)
+        for name, model in trace_all(source):
+            bar.update(task, description=f"export {name}", advance=1)
+            ir.save(model, stage / f"{name}.onnx")
+        write_manifest(source, stage / MANIFEST)
+    console.print(
+        f"exported {source.source}: vision, embedding and decoder graphs in {output}, "
+        f"weights stay in {source.shards[0].parent}"
+    )
+    return output
+
+
+def trace_all(source: Checkpoint) -> Any:
+    """Yield each graph's name and model, its initializers pointing into the checkpoint."""
+    from export_min import graphs, trace, unroll  # torch takes seconds to import
+
+    config = trace.load_config(source)
+    trace.check_weights(source, trace.expected_weights(config))
+    short = unroll.shorten(config)
+    model = trace.meta_model(short)
+    orders = unroll.orders(config)
+    traced = {"vision": short.vision_config.depth, "decoder": short.text_config.num_hidden_layers}
+    for spec in graphs.specs(short):
+        graph = trace.trace(spec, model)
+        if spec.name in orders:
+            unroll.unroll(graph, *orders[spec.name], traced[spec.name])
+        trace.attach(graph, source.weights, config.tie_word_embeddings)
+        yield spec.name, graph
+
+
+def write_manifest(source: Checkpoint, path: Path) -> None:
+    """What the graphs were made from: surgery needs nothing else to find the weights."""
+    manifest = {
+        "source": source.source,
+        "revision": source.revision,
+        "checkpoint": str(source.path),
+        "weights": str(source.shards[0].parent),
+        "headers": source.headers,
+        "config": source.config,
+        "versions": {name: version(name) for name in LIBRARIES},
+    }
+    path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,61 @@
+"""`python -m export_min`: a checkpoint to raw graphs. `python -m export_min check`: is it sound?"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from surgery.console import run
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the command line and run one of the two commands."""
+    words = sys.argv[1:] if argv is None else argv
+    if words and words[0] == "check":
+        return run(lambda: check_command(words[1:]))
+    return run(lambda: export_command(words))
+
+
+def parser(command: str, description: str) -> argparse.ArgumentParser:
+    """The options that both commands share."""
+    result = argparse.ArgumentParser(f"python -m export_min{command}", description=description)
+    result.add_argument(
+        "-i",
+        "--input",
+        metavar="CHECKPOINT",
+        help="a local directory or a hub id (default: the embedded demo checkpoint)",
+    )
+    result.add_argument(
+        "-c", "--cache-dir", "--cache_dir", metavar="DIR", help="where the hub keeps downloads"
+    )
+    result.add_argument("--revision", help="branch, tag or commit on the hub")
+    return result
+
+
+def export_command(words: list[str]) -> int:
+    """Export the three raw graphs."""
+    from export_min import export
+
+    options = parser("", "Export a Qwen3-VL checkpoint as raw ONNX graphs, weights left in place.")
+    options.epilog = "python -m export_min check: run the checkpoint in PyTorch first."
+    options.add_argument("-o", "--output", default="build/raw", help="default: %(default)s")
+    options.add_argument("--force", action="store_true", help="replace an earlier output")
+    args = options.parse_args(words)
+    export(args.input, args.output, args.cache_dir, args.revision, args.force)
+    return 0
+
+
+def check_command(words: list[str]) -> int:
+    """Run the PyTorch pipeline on a few prompts and a picture."""
+    from export_min.check import check
+
+    options = parser(" check", "Run a checkpoint in PyTorch on four prompts and a picture.")
+    options.add_argument("--max-new-tokens", type=int, default=64, help="default: %(default)s")
+    options.add_argument("-o", "--output", default="pytorch_test_outputs.txt")
+    args = options.parse_args(words)
+    check(args.input, args.output, args.cache_dir, args.revision, args.max_new_tokens)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

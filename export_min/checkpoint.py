@@ -1,0 +1,220 @@
+"""A checkpoint in the Hugging Face layout: its configuration and where each weight lies.
+
+Nothing here reads a weight. A weight is a file, an offset and a length, taken from the header of
+its safetensors shard (https://huggingface.co/docs/safetensors/index#format).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import huggingface_hub.errors
+import onnx_ir as ir
+import safetensors
+
+from surgery.errors import UserError
+
+DEMO = Path(__file__).parent / "demo"
+"""The embedded demo checkpoint: the real architecture, small."""
+
+ARCHITECTURE = "Qwen3VLForConditionalGeneration"
+MODEL_TYPE = "qwen3_vl"
+
+DTYPES = {"F32": ir.DataType.FLOAT, "F16": ir.DataType.FLOAT16, "BF16": ir.DataType.BFLOAT16}
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+"""What a package carries of the tokenizer, where the checkpoint has it."""
+
+FILES = ("*.safetensors", "*.safetensors.index.json", "*config.json", *TOKENIZER_FILES)
+"""What a download needs of a repository."""
+
+
+class CheckpointError(UserError):
+    """The checkpoint cannot be used. The message is one line: what was found, what to do."""
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One tensor of a shard, by place; its bytes are never read here."""
+
+    file: Path
+    offset: int
+    """Bytes from the start of the file."""
+    nbytes: int
+    dtype: ir.DataType
+    shape: tuple[int, ...]
+
+    def tensor(self, name: str) -> ir.ExternalTensor:
+        """The weight as an external tensor named `name`, found under its file's own folder."""
+        return ir.ExternalTensor(
+            self.file.name,
+            self.offset,
+            self.nbytes,
+            self.dtype,
+            shape=ir.Shape(self.shape),
+            name=name,
+            base_dir=self.file.parent,
+        )
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A local checkpoint directory, validated file by file on access."""
+
+    path: Path
+    source: str
+    """What the user named: a directory or a hub id."""
+    revision: str | None = None
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """config.json as written; a Qwen3-VL one, or `CheckpointError`."""
+        config = read_json(self.path / "config.json")
+        found = config.get("model_type")
+        if found != MODEL_TYPE:
+            raise CheckpointError(
+                f"{self.source}: model_type is {found!r}, needs {MODEL_TYPE!r} ({ARCHITECTURE})."
+            )
+        for part in ("text_config", "vision_config"):
+            if not isinstance(config.get(part), dict):
+                raise CheckpointError(f"{self.source}: config.json has no {part!r} object.")
+        return config
+
+    @cached_property
+    def shards(self) -> tuple[Path, ...]:
+        """The safetensors files, symbolic links resolved (in the hub cache a shard is one)."""
+        index = self.path / "model.safetensors.index.json"
+        if index.is_file():
+            names = sorted(set(read_json(index).get("weight_map", {}).values()))
+        else:
+            names = ["model.safetensors"]
+        missing = [name for name in names if not (self.path / name).is_file()]
+        if missing or not names:
+            raise CheckpointError(
+                f"{self.source}: no weights: {', '.join(missing) or 'the index names no shard'} "
+                f"missing. Download the whole checkpoint, in safetensors format."
+            )
+        return tuple((self.path / name).resolve() for name in names)
+
+    @cached_property
+    def weights(self) -> dict[str, Weight]:
+        """Every tensor of every shard by its checkpoint name."""
+        weights: dict[str, Weight] = {}
+        for shard in self.shards:
+            weights |= read_header(shard)
+        return weights
+
+    @cached_property
+    def headers(self) -> dict[str, str]:
+        """SHA-256 of each shard's header (names, dtypes, shapes, places), by file name."""
+        return {shard.name: header_digest(shard) for shard in self.shards}
+
+    def check_tokenizer(self) -> None:
+        """Raise `CheckpointError` unless the files that make prompts are there."""
+        for name in ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json"):
+            read_json(self.path / name)
+
+
+def open_checkpoint(
+    source: str | Path | None = None, cache_dir: str | None = None, revision: str | None = None
+) -> Checkpoint:
+    """Find a checkpoint: a local directory, a hub id, or by default the embedded demo.
+
+    A hub id goes through huggingface_hub and so honours its token, cache and offline mode.
+
+    Raises:
+        CheckpointError: no such directory, and no such hub id or no way to reach it.
+    """
+    if source is None:
+        return Checkpoint(DEMO, "demo")
+    name = str(source)
+    if Path(name).is_dir():
+        return Checkpoint(Path(name).resolve(), name)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
+        raise CheckpointError(f"{name}: no such directory, and not a hub id of the form org/name.")
+    try:
+        path = huggingface_hub.snapshot_download(
+            name, revision=revision, cache_dir=cache_dir, allow_patterns=list(FILES)
+        )
+    except (huggingface_hub.errors.HfHubHTTPError, huggingface_hub.errors.HFValidationError) as e:
+        raise CheckpointError(f"{name}: the hub says: {first_line(e)}") from e
+    except (OSError, huggingface_hub.errors.LocalEntryNotFoundError) as e:
+        raise CheckpointError(
+            f"{name}: no such directory, and the hub cannot be reached for it: {first_line(e)}"
+        ) from e
+    return Checkpoint(Path(path), name, revision)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file, or a `CheckpointError` that names the file and the place."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as e:
+        raise CheckpointError(f"{path.parent}: {path.name} is missing.") from e
+    except (UnicodeDecodeError, json.JSONDecodeError) as e:
+        raise CheckpointError(f"{path}: not valid JSON: {e}.") from e
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: holds a {type(value).__name__}, needs an object.")
+    return value
+
+
+def read_header(shard: Path) -> dict[str, Weight]:
+    """The tensors of one shard by name.
+
+    `safetensors` itself checks the file (header, contiguous places, length); huggingface_hub's
+    parser tells the places, which `safetensors` keeps to itself.
+    """
+    try:
+        with safetensors.safe_open(shard, framework="numpy"):
+            pass
+        header = huggingface_hub.parse_local_safetensors_file_metadata(shard)
+    except (safetensors.SafetensorError, huggingface_hub.errors.SafetensorsParsingError) as e:
+        raise CheckpointError(f"{shard}: truncated or corrupt: {first_line(e)}") from e
+    base = 8 + header_size(shard)
+    weights = {}
+    for name, info in header.tensors.items():
+        if info.dtype not in DTYPES:
+            raise CheckpointError(
+                f"{shard.name}: {name} is {info.dtype}, needs one of {', '.join(DTYPES)}. "
+                f"Quantized checkpoints are not supported: start from the original one."
+            )
+        start, stop = info.data_offsets
+        dtype = DTYPES[info.dtype]
+        assert stop - start == math.prod(info.shape) * dtype.itemsize
+        weights[name] = Weight(shard, base + start, stop - start, dtype, tuple(info.shape))
+    return weights
+
+
+def header_size(shard: Path) -> int:
+    """Bytes of the JSON header, from the eight bytes before it."""
+    with shard.open("rb") as file:
+        return int.from_bytes(file.read(8), "little")
+
+
+def header_digest(shard: Path) -> str:
+    """SHA-256 of a shard's header, its length prefix included."""
+    with shard.open("rb") as file:
+        prefix = file.read(8)
+        return hashlib.sha256(prefix + file.read(int.from_bytes(prefix, "little"))).hexdigest()
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, to keep ours to one."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,0 +1,102 @@
+"""Qwen3-VL in PyTorch, float32, as the reference that every package is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import AutoTokenizer, Qwen3VLForConditionalGeneration
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from export_min.checkpoint import Checkpoint
+from export_min.trace import quiet
+
+IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
+"""How a prompt marks the place of a picture."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A greedy continuation of one prompt."""
+
+    tokens: list[int]
+    logits: np.ndarray
+    """`[steps, V]` float32: the row that chose each token."""
+
+
+class Reference:
+    """The Hugging Face pipeline: tokenizer, image processor, model."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        with quiet():
+            self.model = Qwen3VLForConditionalGeneration.from_pretrained(
+                checkpoint.path, dtype=torch.float32
+            ).eval()
+            self.tokenizer = AutoTokenizer.from_pretrained(checkpoint.path)
+            self.images = Qwen2VLImageProcessorPil.from_pretrained(checkpoint.path)
+        self.config = self.model.config
+
+    def chat(self, text: str, pictures: int = 0) -> str:
+        """A user turn as the checkpoint's chat template writes it, pictures first."""
+        message = [{"role": "user", "content": IMAGE * pictures + text}]
+        result: str = self.tokenizer.apply_chat_template(
+            message, tokenize=False, add_generation_prompt=True
+        )
+        return result
+
+    def inputs(self, prompt: str, images: Sequence[Image.Image] = ()) -> dict[str, torch.Tensor]:
+        """What the model takes for a prompt with one `IMAGE` mark a picture, in order."""
+        features: dict[str, Any] = {}
+        if images:
+            features = dict(self.images(images=list(images), return_tensors="pt"))
+            merge = self.config.vision_config.spatial_merge_size**2
+            parts = prompt.split("<|image_pad|>")
+            counts = [int(grid.prod()) // merge for grid in features["image_grid_thw"]]
+            assert len(parts) == len(counts) + 1, "one image mark a picture"
+            pads = ["<|image_pad|>" * count for count in counts]
+            prompt = parts[0] + "".join(a + b for a, b in zip(pads, parts[1:], strict=True))
+        encoded = self.tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
+        ids = encoded["input_ids"]
+        kinds = (ids == self.config.image_token_id).int()
+        return {
+            "input_ids": ids,
+            "attention_mask": encoded["attention_mask"],
+            "mm_token_type_ids": kinds,
+            **features,
+        }
+
+    def generate(self, inputs: dict[str, torch.Tensor], steps: int, stop: bool = True) -> Answer:
+        """Greedy decoding.
+
+        Args:
+            inputs: from `inputs`.
+            steps: most tokens to make.
+            stop: end at an end-of-sequence token.
+        """
+        ends = self.model.generation_config.eos_token_id if stop else []
+        with torch.no_grad(), quiet():
+            out = self.model.generate(
+                **inputs,
+                max_new_tokens=steps,
+                do_sample=False,
+                temperature=None,
+                top_k=None,
+                top_p=None,
+                repetition_penalty=None,
+                eos_token_id=ends or None,
+                min_new_tokens=None if stop else steps,
+                return_dict_in_generate=True,
+                output_logits=True,
+            )
+        tokens = out.sequences[0, inputs["input_ids"].shape[1] :].tolist()
+        logits = torch.cat([row.float() for row in out.logits]).numpy()
+        return Answer(tokens, logits)
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """Tokens as text, special ones left out."""
+        result: str = self.tokenizer.decode(list(tokens), skip_special_tokens=True)
+        return result

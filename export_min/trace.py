@@ -1,0 +1,191 @@
+"""Trace a graph from a model without weights, then point its initializers into the checkpoint.
+
+The model lives on the meta device in float32: tracing computes nothing and reads nothing. A
+checkpoint in bfloat16 or float16 keeps its initializers as they lie, each followed by a `Cast`,
+so that the raw graph computes what PyTorch does with the weights loaded in float32.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+import torch
+from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+from transformers.utils import logging as hf_logging
+
+from export_min import attention
+from export_min.checkpoint import Checkpoint, CheckpointError, Weight
+from export_min.graphs import Spec
+
+OPSET = 23
+"""The first opset with `Attention`, grouped and with a boolean mask."""
+
+
+FOREIGN = ("pkg.torch.onnx.stack_trace", "pkg.torch.onnx.fx_node")
+"""Node metadata with paths of the exporting machine, or of no use after the trace."""
+
+
+def load_config(checkpoint: Checkpoint) -> Qwen3VLConfig:
+    """The checkpoint's configuration as transformers reads it, in float32.
+
+    Raises:
+        CheckpointError: transformers rejects the configuration.
+    """
+    try:
+        config = Qwen3VLConfig.from_dict(checkpoint.config)
+    except Exception as e:  # transformers raises whatever its field validators raise
+        message = " ".join(str(e).split())
+        raise CheckpointError(f"{checkpoint.source}: config.json: {message}") from e
+    for part in (config, config.text_config, config.vision_config):
+        part.dtype = torch.float32
+    return config
+
+
+def meta_model(config: Qwen3VLConfig) -> Qwen3VLForConditionalGeneration:
+    """The Hugging Face model on the meta device, its rotary frequencies real.
+
+    Those are computed from the configuration, not stored in a checkpoint, so they have to be
+    built where numbers exist.
+    """
+    with torch.device("meta"):
+        model = Qwen3VLForConditionalGeneration(config).eval()
+    for module in model.modules():
+        if hasattr(module, "inv_freq"):
+            module.inv_freq = type(module)(module.config).inv_freq
+    return model
+
+
+def expected_weights(config: Qwen3VLConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every weight that a checkpoint of this configuration holds."""
+    model = meta_model(config)
+    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    if config.tie_word_embeddings:
+        del shapes["lm_head.weight"]
+    return shapes
+
+
+def check_weights(checkpoint: Checkpoint, expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise `CheckpointError` unless names and shapes agree with the configuration.
+
+    A tied checkpoint may hold its head all the same; transformers ignores it, so it is allowed.
+    """
+    found = checkpoint.weights
+    missing = sorted(expected.keys() - found.keys())
+    extra = sorted(found.keys() - expected.keys() - {"lm_head.weight"})
+    wrong = [name for name in expected.keys() & found.keys() if expected[name] != found[name].shape]
+    for names, what in ((missing, "missing from the shards"), (extra, "unknown to config.json")):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise CheckpointError(f"{checkpoint.source}: {names[0]}{more} {what}.")
+    if wrong:
+        name = min(wrong)
+        raise CheckpointError(
+            f"{checkpoint.source}: {name} is {list(found[name].shape)}, "
+            f"config.json makes it {list(expected[name])}."
+        )
+
+
+def trace(spec: Spec, model: Qwen3VLForConditionalGeneration) -> ir.Model:
+    """Export one graph with torch.onnx; initializers keep their state-dict names, without data."""
+    attention.register()
+    module = spec.module(model).eval()
+    with quiet():
+        program = torch.onnx.export(
+            module,
+            kwargs=spec.inputs,
+            dynamo=True,
+            opset_version=OPSET,
+            optimize=False,  # folding would rename the weights and merge equal ones
+            verbose=False,
+            dynamic_shapes=spec.dynamic,
+            input_names=spec.input_names,
+            output_names=spec.output_names,
+        )
+    assert program is not None
+    graph_model: ir.Model = program.model
+    graph_model.graph.name = spec.name
+    common.RemoveUnusedNodesPass()(graph_model)
+    for node in graph_model.graph:
+        for key in FOREIGN:
+            node.metadata_props.pop(key, None)
+    return graph_model
+
+
+def attach(model: ir.Model, weights: Mapping[str, Weight], tied: bool) -> None:
+    """Point every weight of `model` into the checkpoint, a `Cast` after each that is not float32.
+
+    Args:
+        model: a traced graph, changed in place.
+        weights: the checkpoint's tensors by name.
+        tied: the head is the embedding table: `lm_head.weight` is stored under that name.
+    """
+    graph = model.graph
+    for name, value in list(graph.initializers.items()):
+        stored = name
+        if tied and name == "lm_head.weight":
+            stored = "model.language_model.embed_tokens.weight"
+        if stored not in weights:
+            continue  # a buffer with numbers of its own, such as inv_freq
+        weight = weights[stored]
+        if stored != name:
+            del graph.initializers[name]
+            value.name = stored
+            graph.initializers[stored] = value
+        value.const_value = weight.tensor(stored)
+        if value.dtype != weight.dtype:
+            cast(graph, value, weight.dtype)
+
+
+def cast(graph: ir.Graph, weight: ir.Value, stored: ir.DataType) -> None:
+    """Let `weight` be of dtype `stored`, and every reader see it in float32.
+
+    Rows that `Gather` picks are cast after the picking, or the whole embedding table would be.
+    """
+    uses = list(weight.uses())
+    weight.dtype = stored
+    whole = [use for use in uses if not (use.node.op_type == "Gather" and use.idx == 0)]
+    for use in uses:
+        if use in whole:
+            continue
+        rows = use.node.outputs[0]
+        node = ir.node("Cast", [rows], {"to": ir.DataType.FLOAT}, name=f"{use.node.name}_cast")
+        node.outputs[0].name = f"{rows.name}_cast"
+        node.outputs[0].type, node.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), rows.shape
+        node.metadata_props.update(use.node.metadata_props)
+        rows.replace_all_uses_with(node.outputs[0], replace_graph_outputs=True)
+        node.replace_input_with(0, rows)
+        rows.dtype = stored
+        graph.insert_after(use.node, node)
+    if whole:
+        node = ir.node("Cast", [weight], {"to": ir.DataType.FLOAT}, name=f"{weight.name}_cast")
+        node.outputs[0].name = f"{weight.name}_cast"
+        node.outputs[0].type, node.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), weight.shape
+        node.metadata_props.update(whole[0].node.metadata_props)
+        for use in whole:
+            use.node.replace_input_with(use.idx, node.outputs[0])
+        graph.insert_before(graph[0], node)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep torch's and transformers' warnings about tracing from the user."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "torch._dynamo")]
+    levels = [logger.level for logger in loggers]
+    verbosity = hf_logging.get_verbosity()
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    hf_logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        hf_logging.set_verbosity(verbosity)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

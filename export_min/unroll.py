@@ -1,0 +1,208 @@
+"""Trace a few layers, write out all: layers that are the same are not traced again and again.
+
+Tracing costs about two seconds a layer, and the layers of a stack differ only in the names of
+their weights. So the trace holds one layer for each DeepStack level and one plain layer, and
+`unroll` copies the plain one to wherever the checkpoint has it. The outcome is the graph of a
+full trace; `tests/export_min/test_unroll.py` compares the two.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import onnx_ir as ir
+
+SCOPES = "pkg.torch.onnx.name_scopes"
+
+
+def shorten(config: Any) -> Any:
+    """A copy of a `Qwen3VLConfig` with one layer a DeepStack level and one plain layer."""
+    short = copy.deepcopy(config)
+    levels = len(config.vision_config.deepstack_visual_indexes)
+    short.text_config.num_hidden_layers = min(levels + 1, config.text_config.num_hidden_layers)
+    short.vision_config.depth = levels + 1
+    short.vision_config.deepstack_visual_indexes = list(range(levels))
+    return short
+
+
+def orders(config: Any) -> dict[str, tuple[str, list[int]]]:
+    """For each graph with a stack: its module path, and the short trace's layer behind each layer.
+
+    In the decoder the first layers take a DeepStack level each; in the vision tower the blocks
+    named by `deepstack_visual_indexes` give one each.
+    """
+    indexes = list(config.vision_config.deepstack_visual_indexes)
+    plain = len(indexes)
+    return {
+        "vision": (
+            "model.visual.blocks",
+            [indexes.index(i) if i in indexes else plain for i in range(config.vision_config.depth)],
+        ),
+        "decoder": (
+            "model.language_model.layers",
+            [min(i, plain) for i in range(config.text_config.num_hidden_layers)],
+        ),
+    }
+
+
+def unroll(model: ir.Model, stack: str, order: Sequence[int], templates: int) -> None:
+    """Arrange the layers of `stack` as `order` says, in place.
+
+    Args:
+        model: a short trace whose last layer may be copied.
+        stack: module path of the layer list, such as "model.visual.blocks".
+        order: for each layer, its template; all but the last occur once, in rising order.
+        templates: number of layers in the trace.
+    """
+    if list(order) == list(range(templates)):
+        return
+    graph, plain = model.graph, templates - 1
+    regions = [region(graph, f"{stack}.{i}") for i in range(plain + 1)]
+    entries = [entry(i, regions) for i in range(plain + 1)]
+    end = leaving(regions[plain])
+    tail = [use for use in end.uses() if use.node not in set(regions[plain])]
+    spare = len(order) + templates  # out of the way of every final name
+    rename(graph, regions[plain], stack, plain, spare)
+    for layer in reversed(range(len(order))):
+        if order[layer] not in (plain, layer):
+            rename(graph, regions[order[layer]], stack, order[layer], layer)
+    template = Template(graph, renamer(stack, spare), plain, regions[plain], entries[plain], end)
+
+    hidden = entries[order[0]]
+    for layer, kind in enumerate(order):
+        if kind == plain:
+            later = [k for k in order[layer:] if k != plain]
+            anchor = regions[later[0] if later else plain][0]
+            hidden = template.copy(layer, hidden, anchor)
+        else:
+            own = set(regions[kind])
+            for use in list(entries[kind].uses()):
+                if use.node in own:
+                    use.node.replace_input_with(use.idx, hidden)
+            hidden = entries[kind + 1]
+    for use in tail:
+        use.node.replace_input_with(use.idx, hidden)
+    template.remove()
+
+
+def region(graph: ir.Graph, module: str) -> list[ir.Node]:
+    """The nodes traced inside a module, in order."""
+    return [node for node in graph if f"'{module}'" in node.metadata_props.get(SCOPES, "")]
+
+
+def entry(index: int, regions: Sequence[Sequence[ir.Node]]) -> ir.Value:
+    """The hidden state that enters a layer: what it reads of the graph and no other layer does."""
+    others = {v for i, nodes in enumerate(regions) if i != index for v in reads(nodes)}
+    (value,) = [v for v in reads(regions[index]) if v not in others]
+    return value
+
+
+def reads(nodes: Sequence[ir.Node]) -> list[ir.Value]:
+    """Values computed elsewhere that `nodes` read, each once."""
+    own = set(nodes)
+    values = (v for node in nodes for v in node.inputs if v is not None and v.producer())
+    return [v for v in dict.fromkeys(values) if v.producer() not in own]
+
+
+def leaving(nodes: Sequence[ir.Node]) -> ir.Value:
+    """The hidden state that leaves a layer: what the graph reads of it."""
+    own = set(nodes)
+    (value,) = [
+        v for node in nodes for v in node.outputs if any(use.node not in own for use in v.uses())
+    ]
+    return value
+
+
+def renamer(stack: str, old: int) -> Callable[[str, int], str]:
+    """A function that moves a name from layer `old` to another layer of the stack."""
+    pattern = re.compile(rf"{re.escape(stack)}\.{old}(?!\d)")
+    return lambda text, new: pattern.sub(f"{stack}.{new}", text)
+
+
+def rename(graph: ir.Graph, nodes: Iterable[ir.Node], stack: str, old: int, new: int) -> None:
+    """Move a layer that stays: its weights' names and its nodes' scopes."""
+    moved = renamer(stack, old)
+    for node in nodes:
+        node.metadata_props.update({k: moved(v, new) for k, v in node.metadata_props.items()})
+    for name in [name for name in graph.initializers if moved(name, new) != name]:
+        value = graph.initializers.pop(name)
+        value.name = moved(name, new)
+        graph.initializers[value.name] = value
+
+
+class Template:
+    """The plain layer of a short trace: a thing to copy, then to remove."""
+
+    def __init__(
+        self,
+        graph: ir.Graph,
+        moved: Callable[[str, int], str],
+        index: int,
+        nodes: Sequence[ir.Node],
+        entry: ir.Value,
+        end: ir.Value,
+    ) -> None:
+        self.graph, self.moved, self.index, self.nodes = graph, moved, index, nodes
+        self.entry, self.end = entry, end
+        read = {v for node in nodes for v in node.inputs if v is not None}
+        made = {v for node in nodes for v in node.outputs}
+        self.weights = [v for k, v in graph.initializers.items() if moved(k, -1) != k]
+        self.inputs = [v for v in graph.inputs if v in read and f".{index}." in (v.name or "")]
+        self.outputs = [v for v in graph.outputs if v in made]
+
+    def port(self, name: str, layer: int) -> str:
+        """A graph input or output of another layer: `present.3.key` to `present.7.key`."""
+        return name.replace(f".{self.index}.", f".{layer}.")
+
+    def copy(self, layer: int, hidden: ir.Value, before: ir.Node) -> ir.Value:
+        """Insert a copy as `layer` before a node; returns the hidden state that leaves it."""
+        values = {self.entry: hidden}
+        for value in self.weights:
+            values[value] = like(value, self.moved(value.name or "", layer))
+            self.graph.register_initializer(values[value])
+        for value in self.inputs:
+            values[value] = like(value, self.port(value.name or "", layer))
+            self.graph.inputs.append(values[value])
+        for node in self.nodes:
+            twin = ir.Node(
+                node.domain,
+                node.op_type,
+                [v if v is None else values.get(v, v) for v in node.inputs],
+                node.attributes.values(),
+                num_outputs=len(node.outputs),
+                name=f"{node.name}.{layer}",
+                metadata_props={k: self.moved(v, layer) for k, v in node.metadata_props.items()},
+            )
+            for old, new in zip(node.outputs, twin.outputs, strict=True):
+                name = old.name or ""
+                new.name = self.port(name, layer) if old in self.outputs else f"{name}.{layer}"
+                new.type, new.shape = copy.copy(old.type), old.shape
+                values[old] = new
+            self.graph.insert_before(before, twin)
+        self.graph.outputs.extend(values[value] for value in self.outputs)
+        return values[self.end]
+
+    def remove(self) -> None:
+        """Take the template out of the graph, with its weights, inputs and outputs."""
+        for value in self.outputs:
+            self.graph.outputs.remove(value)
+        self.graph.remove(self.nodes, safe=True)
+        for value in self.inputs:
+            self.graph.inputs.remove(value)
+        for value in self.weights:
+            del self.graph.initializers[value.name or ""]
+
+
+def like(value: ir.Value, name: str) -> ir.Value:
+    """A value of the same type, shape and constant under another name."""
+    assert value.dtype is not None
+    return ir.Value(
+        name=name,
+        type=ir.TensorType(value.dtype),  # its own: setting a value's dtype changes its type
+        shape=value.shape,
+        const_value=value.const_value,
+    )
+

@@ -1,0 +1,46 @@
+"""What every command shares: progress on the terminal, errors in one line, exit codes."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from surgery.errors import UserError
+
+console = Console(stderr=True, highlight=False)
+"""Progress and messages; results go to stdout."""
+
+
+def progress(**options: Any) -> Progress:
+    """A progress display: live on a terminal, silent in a log."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+        **options,
+    )
+
+
+def run(command: Callable[[], int | None]) -> int:
+    """Run a command; a `UserError` becomes one line and exit code 2, Ctrl-C becomes 130."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return command() or 0
+    except UserError as e:
+        console.print(f"[bold red]error[/]: {' '.join(str(e).split())}", soft_wrap=True, markup=True)
+        return 2
+    except KeyboardInterrupt:
+        console.print("interrupted; nothing was written")
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 141
