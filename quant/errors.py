@@ -1,0 +1,74 @@
+"""How far a quantized matrix is from its original."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from quant.blocks import Blocks, dequantize
+
+__all__ = ["WeightError", "weight_error"]
+
+# Weights compared at a time: bounds the memory to a few MB.
+_PIECE = 1 << 18
+
+
+@dataclass(frozen=True)
+class WeightError:
+    """Error of a matrix, or of rows of it: `a + b` is the error of both together.
+
+    Attributes:
+        squared_error: sum of `(w - dequantized)**2`.
+        squared_norm: sum of `w**2`.
+        max_error: largest `abs(w - dequantized)`.
+    """
+
+    squared_error: float = 0.0
+    squared_norm: float = 0.0
+    max_error: float = 0.0
+
+    def __add__(self, other: WeightError) -> WeightError:
+        """The error over the rows of both."""
+        return WeightError(
+            self.squared_error + other.squared_error,
+            self.squared_norm + other.squared_norm,
+            max(self.max_error, other.max_error),
+        )
+
+    @property
+    def relative(self) -> float:
+        """`norm(w - dequantized) / norm(w)`, Frobenius norms; 0 for an exact matrix of zeros."""
+        if self.squared_error == 0.0:
+            return 0.0
+        return math.sqrt(self.squared_error / self.squared_norm) if self.squared_norm else math.inf
+
+
+def weight_error(weight: npt.NDArray[Any], blocks: Blocks) -> WeightError:
+    """Compare a matrix with its blocks, in float64 sums.
+
+    Args:
+        weight: float [N, K], any dtype that converts to float32.
+        blocks: its quantized form.
+
+    Raises:
+        ValueError: when the shapes differ.
+    """
+    if weight.shape != (blocks.n, blocks.k):
+        raise ValueError(
+            f"weight_error: weight {weight.shape} and blocks {(blocks.n, blocks.k)} differ."
+        )
+    total = WeightError()
+    step = max(1, _PIECE // blocks.k)
+    for start in range(0, blocks.n, step):
+        original = weight[start : start + step].astype(np.float32)
+        error = original - dequantize(blocks.rows(start, start + step))
+        total += WeightError(
+            float(np.einsum("nk,nk->", error, error, dtype=np.float64)),
+            float(np.einsum("nk,nk->", original, original, dtype=np.float64)),
+            float(np.abs(error).max()),
+        )
+    return total

@@ -1,0 +1,94 @@
+"""DeepStack features enter the decoder through a tensor that the stock runtime carries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from surgery.contract import Builder, Matcher, NodePass, replace
+
+
+@dataclass(frozen=True)
+class Level:
+    """One addition of DeepStack features to the residual stream."""
+
+    hidden: ir.Value
+    features: ir.Value
+    index: int
+
+
+class DeepStack(NodePass[Level]):
+    """Features are added to every position, zeros where no picture is, instead of scattered.
+
+    before  ScatterND(h, where(visual_pos_masks), GatherND(h, where) + deepstack_features[i])
+    after   h + Split(per_layer_inputs [B, S, D * H])[i]
+    keeps   the residual stream: x + 0 is x on text positions
+    not     features that are not a graph input
+    why     onnxruntime-genai has no name for DeepStack, but passes per_layer_inputs on from the
+            embedding graph; every published package drops the features instead
+    upstream microsoft/onnxruntime-genai#1989
+    """
+
+    name = "deepstack"
+    anchors = ("ScatterND",)
+
+    def __init__(self) -> None:
+        """Start without levels."""
+        super().__init__()
+        self.levels: list[ir.Value] = []
+
+    def match(self, node: ir.Node, m: Matcher) -> Level:
+        """The residual, and which level is added."""
+        hidden, indices, updates = node.inputs
+        assert hidden is not None
+        m.producer(m.producer(indices, "Transpose").inputs[0], "NonZero")
+        while (spread := m.producer(updates, "Reshape", "Expand", "Add")).op_type != "Add":
+            updates = spread.inputs[0]
+        picked, level = m.operands(spread, "GatherND")
+        m.check(picked.inputs[0] is hidden, "rows of the residual", picked.inputs[0])
+        part = m.producer(m.producer(level, "Squeeze").inputs[0], "Slice")
+        features = part.inputs[0]
+        assert features is not None
+        m.check(features.is_graph_input(), "features that are a graph input", features.name)
+        m.rank(features, 3)
+        return Level(hidden, features, int(m.constant(part.inputs[1]).item()))
+
+    def apply(self, model: ir.Model) -> int:
+        """Rewrite, then remove the inputs that the sparse form needed."""
+        self.levels = []
+        count = super().apply(model)
+        if count:
+            unread = [v for v in model.graph.inputs if not v.uses() and v.name in SPARSE]
+            for value in unread:
+                model.graph.inputs.remove(value)
+        return count
+
+    def rewrite(self, node: ir.Node, found: Level, add: Builder) -> None:
+        """Add a level; the first site brings the input and its split."""
+        if not self.levels:
+            self.levels = self.split(found, add)
+        level = self.levels[found.index]
+        replace(node.outputs[0], add("Add", [found.hidden, level], like=found.hidden))
+
+    def split(self, found: Level, add: Builder) -> list[ir.Value]:
+        """`per_layer_inputs [B, S, D * H]` in D parts."""
+        assert found.hidden.shape is not None and found.features.shape is not None
+        b, s, h = found.hidden.shape
+        count = found.features.shape[0]
+        assert isinstance(h, int) and isinstance(count, int)
+        dtype = ir.TensorType(found.hidden.dtype or ir.DataType.FLOAT)
+        wide = ir.Value(name="per_layer_inputs", type=dtype, shape=ir.Shape((b, s, count * h)))
+        graph = add.graph
+        place = next(i for i, v in enumerate(graph.inputs) if v.name == "inputs_embeds") + 1
+        graph.inputs.insert(place, wide)
+        sizes = add.constant(np.full(count, h, np.int64), f"{count}_times_{h}")
+        node = add.node("Split", [wide, sizes], {"axis": -1}, outputs=count)
+        for value in node.outputs:
+            value.type, value.shape = dtype, ir.Shape((b, s, h))
+        return list(node.outputs)
+
+
+SPARSE = ("visual_pos_masks", "deepstack_features")
+"""Inputs of the raw decoder that the dense form has no use for."""

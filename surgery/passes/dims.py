@@ -1,0 +1,80 @@
+"""Canonical symbolic dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import onnx_ir as ir
+import sympy
+
+from surgery.contract import Pass, Site
+
+
+class Dims(Pass):
+    """One spelling for each symbolic dimension.
+
+    before  the same length as "sequence + past" here and "past + sequence" there
+    after   expressions in sympy's order, known ones under a name: "total"
+    keeps   every node; dimensions only gain the same name for the same length
+    not     dimensions that a tool left without a name
+    why     shape checks compare dimensions as strings: a fusion would fire in one layer of two
+    upstream microsoft/onnxscript#2424
+    """
+
+    name = "dims"
+
+    def __init__(self, aliases: Mapping[str, str] | None = None) -> None:
+        """Set names for expressions.
+
+        Args:
+            aliases: canonical expression to name, such as {"past + sequence": "total"}.
+        """
+        super().__init__()
+        self.aliases = dict(aliases or {})
+        self.known: dict[str, str] = {}
+
+    def canonical(self, dim: str) -> str:
+        """The one spelling of a dimension."""
+        if dim not in self.known:
+            try:
+                spelled = str(sympy.sympify(dim, locals={s: sympy.Symbol(s) for s in words(dim)}))
+            except (sympy.SympifyError, SyntaxError, TypeError):
+                spelled = dim
+            self.known[dim] = self.aliases.get(spelled, spelled)
+        return self.known[dim]
+
+    def values(self, model: ir.Model) -> Iterator[ir.Value]:
+        """Values with a dimension that is spelled otherwise."""
+        for graph in model.graphs():
+            for value in (*graph.inputs, *(v for node in graph for v in node.outputs)):
+                for dim in value.shape or ():
+                    if isinstance(dim, ir.SymbolicDim) and dim.value is not None:
+                        if self.canonical(str(dim.value)) != str(dim.value):
+                            yield value
+                            break
+
+    def sites(self, model: ir.Model) -> list[Site]:
+        """Values to respell."""
+        return [Site(v.name or "", str(v.shape)) for v in self.values(model)]
+
+    def apply(self, model: ir.Model) -> int:
+        """Respell."""
+        found = list(self.values(model))
+        for value in found:
+            assert value.shape is not None
+            value.shape = ir.Shape(
+                [
+                    self.canonical(str(dim.value))
+                    if isinstance(dim, ir.SymbolicDim) and dim.value is not None
+                    else dim
+                    for dim in value.shape
+                ]
+            )
+        return len(found)
+
+
+def words(text: str) -> list[str]:
+    """Identifiers in an expression."""
+    import re
+
+    return re.findall(r"[A-Za-z_]\w*", text)

@@ -1,0 +1,217 @@
+"""Causal attention over a cache as one node."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from surgery.contract import Builder, Matcher, NodePass, replace
+from surgery.probe import Leaks, Region
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """One attention with its cache."""
+
+    query: ir.Value
+    key: ir.Value
+    value: ir.Value
+    """New queries, keys and values, `[B, S, heads * head_dim]`."""
+    past_key: ir.Value
+    past_value: ir.Value
+    present_key: ir.Value
+    present_value: ir.Value
+    mask: ir.Value
+    """The graph's attention mask, `[B, T]`."""
+    heads: int
+    kv_heads: int
+    scale: float
+    end: ir.Value
+    """The result, `[B, S, heads * head_dim]`."""
+
+
+class Gqa(NodePass[Grouped]):
+    """Attention over concatenated past and new keys becomes one node that owns the cache.
+
+    before  Attention(q, Concat(past_k, k), Concat(past_v, v), causal and padding mask)
+    after   GroupQueryAttention(q, k, v, past_k, past_v, sum(mask) - 1, T) -> out, present_k/v
+    keeps   names of the cache; past and present may share one buffer longer than T
+    not     a mask that is not (causal and attention_mask), found by running it; left padding
+    why     no mask of S x T, no copy of the cache, keys and values never repeated
+    upstream microsoft/onnxscript#2424
+    """
+
+    name = "gqa"
+    anchors = ("Attention",)
+
+    def __init__(self) -> None:
+        """Start without knowledge of any mask."""
+        super().__init__()
+        self.masks: dict[ir.Value, ir.Value | str] = {}
+        self.lengths: tuple[ir.Value, ir.Value] | None = None
+
+    def match(self, node: ir.Node, m: Matcher) -> Grouped:
+        """Queries, keys and values back to where their heads were split off."""
+        query, key, value, mask = (*node.inputs, None)[:4]
+        past_key, new_key = concatenated(key, m)
+        past_value, new_value = concatenated(value, m)
+        assert query is not None and key is not None and value is not None
+        q, heads = merged_heads(query, m)
+        k, kv_heads = merged_heads(new_key, m)
+        v, _ = merged_heads(new_value, m)
+        softcap = node.attributes.get_float("softcap", 0.0)
+        m.check(softcap == 0.0, "no softcap", softcap)
+        scale = node.attributes.get_float("scale")
+        assert scale is not None
+        end = m.user(m.user(node.outputs[0], "Transpose").outputs[0], "Reshape").outputs[0]
+        m.rank(end, 3)
+        m.check(mask is not None, "a mask", "none")
+        assert mask is not None
+        known = self.mask(mask, past_key)
+        m.check(not isinstance(known, str), "a causal and padding mask", known)
+        assert isinstance(known, ir.Value)
+        return Grouped(
+            q, k, v, past_key, past_value, key, value, known, heads, kv_heads, scale, end
+        )
+
+    def mask(self, mask: ir.Value, past: ir.Value) -> ir.Value | str:
+        """The graph input behind a causal mask, or why it is none."""
+        if mask not in self.masks:
+            self.masks[mask] = read_mask(mask, past)
+        return self.masks[mask]
+
+    def apply(self, model: ir.Model) -> int:
+        """Rewrite, then forget what was learnt of this graph."""
+        try:
+            return super().apply(model)
+        finally:
+            self.masks.clear()
+            self.lengths = None
+
+    def rewrite(self, node: ir.Node, found: Grouped, add: Builder) -> None:
+        """One node; the cache's names move to its outputs."""
+        if self.lengths is None:
+            self.lengths = lengths(found.mask, add)
+        inputs = [
+            *(found.query, found.key, found.value, found.past_key, found.past_value),
+            *self.lengths,
+        ]
+        attributes = {
+            "num_heads": found.heads,
+            "kv_num_heads": found.kv_heads,
+            "scale": found.scale,
+        }
+        fused = add.node(
+            "GroupQueryAttention", inputs, attributes, domain="com.microsoft", outputs=3
+        )
+        olds = (found.end, found.present_key, found.present_value)
+        for new, old in zip(fused.outputs, olds, strict=True):
+            new.type, new.shape = ir.TensorType(old.dtype or ir.DataType.FLOAT), old.shape
+            replace(old, new)
+
+
+def concatenated(value: ir.Value | None, m: Matcher) -> tuple[ir.Value, ir.Value]:
+    """Past and new parts of keys or values, `[B, K, P, D]` and `[B, K, S, D]`."""
+    node = m.producer(value, "Concat")
+    axis = node.attributes["axis"].as_int()
+    m.check(axis in (2, -2), "past and new joined along axis 2", axis)
+    m.check(len(node.inputs) == 2, "past and new, nothing else", len(node.inputs))
+    past, new = node.inputs
+    assert past is not None and new is not None
+    m.check(past.is_graph_input(), "a past that is a graph input", past.name)
+    return past, new
+
+
+def merged_heads(value: ir.Value, m: Matcher) -> tuple[ir.Value, int]:
+    """`[B, S, heads * D]` behind `[B, heads, S, D]`, and the number of heads."""
+    moved = m.producer(value, "Transpose")
+    perm = moved.attributes.get_ints("perm", ())
+    m.check(list(perm) == [0, 2, 1, 3], "heads moved to the front", perm)
+    split = m.producer(moved.inputs[0], "Reshape")
+    flat = split.inputs[0]
+    assert flat is not None
+    m.rank(flat, 3)
+    heads = value.shape[1] if value.shape is not None else None
+    m.check(isinstance(heads, int), "a known number of heads", value.shape)
+    assert isinstance(heads, int)
+    return flat, heads
+
+
+def lengths(mask: ir.Value, add: Builder) -> tuple[ir.Value, ir.Value]:
+    """Last valid position of each row, `[B]`, and T, both int32."""
+    one, axis = np.array(1, np.int64), np.array([1], np.int64)
+    batch = mask.shape[0] if mask.shape is not None else None
+    count = add(
+        "ReduceSum", [mask, add.constant(axis, "axis_1")], {"keepdims": 0}, dtype=mask.dtype,
+        shape=(batch,),
+    )  # fmt: skip
+    last = add("Sub", [count, add.constant(one, "one")], like=count)
+    to = {"to": ir.DataType.INT32}
+    last = add("Cast", [last], to, dtype=ir.DataType.INT32, shape=(batch,))
+    total = add("Shape", [mask], {"start": 1, "end": 2}, dtype=ir.DataType.INT64, shape=(1,))
+    total = add("Squeeze", [total], dtype=ir.DataType.INT64, shape=())
+    return last, add("Cast", [total], to, dtype=ir.DataType.INT32, shape=())
+
+
+def read_mask(mask: ir.Value, past: ir.Value) -> ir.Value | str:
+    """Run the mask and compare it with (causal and padding).
+
+    A window or another distance would show only beyond its length, so one probe reaches past
+    every integer that the region holds.
+    """
+    producer = mask.producer()
+    if producer is None or not isinstance(producer.graph, ir.Graph):
+        return "no node"
+    graph = producer.graph
+    try:
+        region = Region(graph, graph.inputs, mask)
+    except Leaks as e:
+        return f"a mask that reads more than the graph's inputs: {e}"
+    candidates = [
+        v
+        for v in graph.inputs
+        if v.name in region.names and v.dtype == ir.DataType.INT64 and rank(v) == 2
+    ]
+    read = {i.name for i in region.session.get_inputs()}
+    candidates = [v for v in candidates if v.name in read]
+    if len(candidates) != 1:
+        return f"{len(candidates)} inputs that could be the attention mask"
+    (padding,) = candidates
+    far = max((c for c in region.constants if 0 < c < 1 << 24), default=0) + 2
+    for b, s, p in ((2, 3, 2), (1, 4, 0), (1, 1, far)):
+        feeds = {v.name or "": example(v, padding, b, s, p, past) for v in graph.inputs}
+        valid = feeds[padding.name or ""].astype(bool)
+        causal = np.arange(p + s)[None, :] <= np.arange(p, p + s)[:, None]
+        want = causal[None, None] & valid[:, None, None]
+        got = region(feeds)
+        if got.dtype != bool or not np.array_equal(np.broadcast_to(got, want.shape), want):
+            return f"another mask at batch {b}, sequence {s}, past {p}"
+    return padding
+
+
+def rank(value: ir.Value) -> int | None:
+    """Rank, where known."""
+    return None if value.shape is None else len(value.shape)
+
+
+def example(
+    value: ir.Value, padding: ir.Value, batch: int, sequence: int, past: int, cache: ir.Value
+) -> np.ndarray:
+    """An array for a graph input; right-padded rows for the attention mask, zeros elsewhere."""
+    assert value.shape is not None and value.dtype is not None and cache.shape is not None
+    sizes = {
+        str(cache.shape[0]): batch,
+        str(cache.shape[2]): past,
+        "total": past + sequence,
+        "sequence": sequence,
+    }
+    if value is padding:
+        sizes[str(value.shape[1])] = past + sequence
+    shape = [d if isinstance(d, int) else sizes.get(str(d), 1) for d in value.shape]
+    array = np.zeros(shape, value.dtype.numpy())
+    if value is padding:
+        array[:] = 1
+        array[0, -1] = sequence == 1
+    return array

@@ -1,0 +1,46 @@
+"""Logits for the last position only."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from surgery.contract import Builder, Matcher, NodePass
+
+
+class LastLogits(NodePass[ir.Value]):
+    """The head multiplies one position a row instead of all.
+
+    before  logits [B, S, V] = MatMul(hidden [B, S, H], head)
+    after   logits [B, 1, V] = MatMul(Slice(hidden, -1:), head)
+    keeps   the last row; onnxruntime-genai knows the form by the static 1
+    not     logits of one position already
+    why     a prompt of S tokens computes S rows of V numbers and the sampler reads one
+    """
+
+    name = "last_logits"
+    anchors = ("MatMul",)
+
+    def match(self, node: ir.Node, m: Matcher) -> ir.Value:
+        """The hidden state before the head."""
+        out = node.outputs[0]
+        m.check(out.is_graph_output() and out.name == "logits", "the output logits", out.name)
+        hidden = node.inputs[0]
+        assert hidden is not None
+        m.rank(hidden, 3)
+        assert hidden.shape is not None
+        m.check(hidden.shape[1] != 1, "more positions than one", hidden.shape)
+        return hidden
+
+    def rewrite(self, node: ir.Node, found: ir.Value, add: Builder) -> None:
+        """Slice off the last position."""
+        assert found.shape is not None
+        starts, ends, axes = (
+            add.constant(np.array([n], np.int64), f"ints_{n}") for n in (-1, 1 << 62, 1)
+        )
+        b, _, h = found.shape
+        last = add("Slice", [found, starts, ends, axes], dtype=found.dtype, shape=(b, 1, h))
+        node.replace_input_with(0, last)
+        out = node.outputs[0]
+        assert out.shape is not None
+        out.shape = ir.Shape((out.shape[0], 1, out.shape[2]))

@@ -1,0 +1,97 @@
+"""Weights in 4 or 8 bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+import quant
+from surgery.contract import Builder, Matcher, NodePass, initializer, replace
+from surgery.weights import Quantized, RowTensor, Source, Transposed, source_of
+
+Policy = Callable[[str], quant.BlockFormat | None]
+"""Format of a weight by its name; None leaves it as it is."""
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A product with a weight."""
+
+    x: ir.Value
+    weight: ir.Value
+    source: Source
+    """The weight as `[N, K]`."""
+    format: quant.BlockFormat
+
+
+class MatMulNBits(NodePass[Linear]):
+    """A product with a weight becomes a product with a quantized weight.
+
+    before  MatMul(x, Transpose(weight [N, K])), or MatMul(x, weight [K, N])
+    after   MatMulNBits(x, weight.packed, weight.scales, weight.zero_points)
+    keeps   the weight's name as a prefix; what unpacking says is what the op computes
+    not     weights that the policy leaves alone; products of two activations
+    why     a decoder is as fast as its weights come out of memory
+    """
+
+    name = "matmul_nbits"
+    anchors = ("MatMul",)
+
+    def __init__(
+        self, policy: Policy, accuracy_level: int = 0, scales: ir.DataType = ir.DataType.FLOAT
+    ) -> None:
+        """Choose formats.
+
+        Args:
+            policy: format of a weight by its name.
+            accuracy_level: the op's attribute: 4 lets a CPU multiply in int8.
+            scales: dtype of the scales, that of the activations.
+        """
+        super().__init__()
+        self.policy, self.accuracy_level, self.scales = policy, accuracy_level, scales
+
+    def match(self, node: ir.Node, m: Matcher) -> Linear:
+        """The weight behind the second operand."""
+        x, operand = node.inputs
+        assert x is not None and operand is not None
+        weight, turned = operand, True
+        if not operand.is_initializer():
+            transpose = m.producer(operand, "Transpose")
+            turned = False
+            assert transpose.inputs[0] is not None
+            weight = transpose.inputs[0]
+        m.check(weight.is_initializer(), "an initializer", weight.name)
+        m.rank(weight, 2)
+        source = source_of(weight)
+        m.check(source is not None, "a weight of the checkpoint", weight.name)
+        assert source is not None
+        format = self.policy(weight.name or "")
+        m.check(format is not None, "a weight that the policy quantizes", weight.name)
+        assert format is not None
+        return Linear(x, weight, Transposed(source) if turned else source, format)
+
+    def rewrite(self, node: ir.Node, found: Linear, add: Builder) -> None:
+        """Replace the weight by its blocks."""
+        n, k = found.source.parts[0][1]
+        name = found.weight.name or ""
+        graph = add.graph
+        blocks = Quantized(found.source, found.format, self.scales)
+        inputs: list[ir.Value | None] = [found.x]
+        for part, _ in enumerate(blocks.parts):
+            kind = ("packed", "scales", "zero_points")[part]
+            part_name = f"{name}.{kind}"
+            known = graph.initializers.get(part_name)
+            tensor = RowTensor(blocks, part, name=part_name)
+            inputs.append(known or initializer(graph, part_name, tensor))
+        attributes = {
+            "N": n,
+            "K": k,
+            "bits": found.format.bits,
+            "block_size": found.format.block,
+            "accuracy_level": self.accuracy_level,
+        }
+        out = node.outputs[0]
+        fused = add("MatMulNBits", inputs, attributes, domain="com.microsoft", like=out)
+        replace(out, fused)

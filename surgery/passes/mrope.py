@@ -1,0 +1,159 @@
+"""Multimodal rotary embedding of queries and keys as one node each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from surgery.contract import Builder, Matcher, NodePass, replace
+from surgery.probe import Leaks, Region, lookups
+from surgery.rope import Rotation, halves_equal, rotation, unsqueezed
+
+SECTIONED, INTERLEAVED = 0, 1
+"""Values of the op's `mrope_layout`."""
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Which of the three position axes turns which frequency."""
+
+    section: tuple[int, int, int]
+    layout: int
+
+
+@dataclass(frozen=True)
+class Mrotation:
+    """A rotation whose angles come from three position axes."""
+
+    rotation: Rotation
+    position: ir.Value
+    cos: ir.Value
+    sin: ir.Value
+    axes: Axes
+
+
+class MRope(NodePass[Mrotation]):
+    """Multimodal rotary embedding becomes one node for queries and one for keys.
+
+    before  cos, sin = pick(Gather(table, position_ids [3, B, S])) ; x * cos + rotate_half(x) * sin
+    after   MRotaryEmbedding(x, position_ids, cos table, sin table)
+    keeps   any (t, h, w); the sections are read off the graph by running `pick` on codes
+    not     one position axis (plain rotary); a pick that is neither interleaved nor sectioned
+    why     74 nodes once and 7 nodes twice a layer run at every token; 2 a layer do
+    """
+
+    name = "mrope"
+    anchors = ("Concat",)
+
+    def __init__(self) -> None:
+        """Start without knowledge of any pick."""
+        super().__init__()
+        self.picks: dict[ir.Value, tuple[ir.Node, Axes] | str] = {}
+
+    def match(self, node: ir.Node, m: Matcher) -> Mrotation:
+        """A rotation whose cosines and sines are picked from one table each."""
+        found = rotation(node, m)
+        tables = []
+        for angles in (found.cos, found.sin):
+            picked = unsqueezed(angles, m)
+            known = self.pick(picked)
+            m.check(not isinstance(known, str), "angles picked by three position axes", known)
+            assert not isinstance(known, str)
+            tables.append(known)
+        (cos, axes), (sin, sin_axes) = tables
+        m.check(axes == sin_axes, "the same pick for cosines and sines", sin_axes)
+        position = cos.inputs[1]
+        assert position is not None and cos.inputs[0] is not None and sin.inputs[0] is not None
+        m.check(sin.inputs[1] is position, "the same positions for both", sin.inputs[1])
+        m.rank(found.x, 4)
+        return Mrotation(found, position, cos.inputs[0], sin.inputs[0], axes)
+
+    def pick(self, angles: ir.Value) -> tuple[ir.Node, Axes] | str:
+        """The gather behind `angles [B, S, D]` and what is picked of it, or why not."""
+        if angles not in self.picks:
+            self.picks[angles] = read_pick(angles)
+        return self.picks[angles]
+
+    def apply(self, model: ir.Model) -> int:
+        """Rewrite, then forget what was learnt of this graph."""
+        try:
+            return super().apply(model)
+        finally:
+            self.picks.clear()
+
+    def rewrite(self, node: ir.Node, found: Mrotation, add: Builder) -> None:
+        """Rotate before the heads are moved to the front, where the op wants them."""
+        turn = found.rotation
+        attributes = {"mrope_section": found.axes.section, "mrope_layout": found.axes.layout}
+        moved = turn.x.producer()
+        heads = turn.x.shape[1] if turn.x.shape is not None else None
+        before = moved.inputs[0] if moved is not None else None
+        perm = moved.attributes.get_ints("perm", ()) if moved is not None else ()
+        if before is None or not isinstance(heads, int) or list(perm) != [0, 2, 1, 3]:
+            inputs = [turn.x, found.position, found.cos, found.sin]
+            out = add("MRotaryEmbedding", inputs, attributes, domain="com.microsoft", like=turn.x)
+            replace(turn.end, out)
+            return
+        b, s, _, d = before.shape or (None,) * 4
+        flat = add.constant(np.array([0, 0, heads * turn.width], np.int64), f"merge_{heads}_heads")
+        split = add.constant(np.array([0, 0, heads, turn.width], np.int64), f"split_{heads}_heads")
+        x = add("Reshape", [before, flat], dtype=before.dtype, shape=(b, s, heads * turn.width))
+        inputs = [x, found.position, found.cos, found.sin]
+        attributes |= {"num_heads": heads}
+        out = add("MRotaryEmbedding", inputs, attributes, domain="com.microsoft", like=x)
+        out = add("Reshape", [out, split], like=before)
+        replace(turn.end, add("Transpose", [out], {"perm": [0, 2, 1, 3]}, like=turn.x))
+
+
+def read_pick(angles: ir.Value) -> tuple[ir.Node, Axes] | str:
+    """Find the gather behind `angles` and read off which axis each frequency comes from."""
+    tables = lookups(angles)
+    if len(tables) != 1:
+        return f"{len(tables)} tables behind {angles.name}"
+    (gather,) = tables
+    table, position, picked = *gather.inputs, gather.outputs[0]
+    assert table is not None and table.shape is not None and position is not None
+    shape = position.shape
+    if shape is None or len(shape) != 3 or shape[0] != 3:
+        return f"positions of shape {shape}"
+    frequencies = table.shape[1]
+    if not isinstance(frequencies, int) or not isinstance(gather.graph, ir.Graph):
+        return f"a table of shape {table.shape}"
+    try:
+        region = Region(gather.graph, [picked], angles)
+    except Leaks as e:
+        return f"a pick that reads more than the table: {e}"
+    shape = (3, 2, 5, frequencies)
+    code = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    axes = read_axes(code, region({picked.name or "": code}))
+    return "a pick that is neither interleaved nor sectioned" if axes is None else (gather, axes)
+
+
+def read_axes(code: np.ndarray, out: np.ndarray) -> Axes | None:
+    """Sections and layout from codes `[3, B, S, F]` and what was picked of them `[B, S, 2F]`."""
+    frequencies = code.shape[-1]
+    if out.shape != (*code.shape[1:3], 2 * frequencies) or not halves_equal(out):
+        return None
+    axis = np.array(
+        [
+            next((a for a in range(3) if np.array_equal(out[..., f], code[a, ..., f])), -1)
+            for f in range(frequencies)
+        ]
+    )
+    section = tuple(int((axis == a).sum()) for a in range(3))
+    for layout in (INTERLEAVED, SECTIONED):
+        if np.array_equal(axis, axes_by_frequency(section, layout)):
+            return Axes(section, layout)  # type: ignore[arg-type]
+    return None
+
+
+def axes_by_frequency(section: tuple[int, ...], layout: int) -> np.ndarray:
+    """Axis of each frequency, `[F]`, as the op's schema defines its layouts."""
+    if layout == SECTIONED:
+        return np.repeat(np.arange(3), section)
+    axis = np.zeros(sum(section), np.int64)
+    for a in (1, 2):
+        axis[a : 3 * section[a] : 3] = a
+    return axis

@@ -1,0 +1,72 @@
+"""Nodes that hand their input on unchanged."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from surgery.contract import Builder, Matcher, NodePass, constant, replace
+
+FAR = 1 << 30
+"""A slice end at or above this means "to the end"."""
+
+
+class Noop(NodePass[ir.Value]):
+    """Nodes without effect, bypassed.
+
+    before  Slice of everything, Transpose in order, Expand to ones, Cast to the same type, x * 1
+    after   the input itself
+    keeps   values, shapes and types
+    not     a node that makes a graph output straight from a graph input or initializer
+    why     torch writes `x[:]` as Slice and `expand(-1)` as Expand; they hide what a match needs
+    """
+
+    name = "noop"
+    anchors = ("Slice", "Transpose", "Expand", "Cast", "Mul", "Add", "Div")
+
+    def match(self, node: ir.Node, m: Matcher) -> ir.Value:
+        """The value to read instead."""
+        source, out = node.inputs[0], node.outputs[0]
+        assert source is not None
+        if node.op_type == "Slice":
+            starts, ends = constant(node.inputs[1]), constant(node.inputs[2])
+            steps = constant(node.inputs[4]) if len(node.inputs) > 4 else None
+            m.check(starts is not None and not starts.any(), "starts of 0", starts)
+            m.check(ends is not None and bool((ends >= FAR).all()), "open ends", ends)
+            m.check(steps is None or bool((steps == 1).all()), "steps of 1", steps)
+        elif node.op_type == "Transpose":
+            perm = node.attributes.get_ints("perm", ())
+            m.check(list(perm) == list(range(len(perm))) and bool(perm), "axes in order", perm)
+        elif node.op_type == "Expand":
+            shape = constant(node.inputs[1])
+            m.check(shape is not None and bool((shape == 1).all()), "a shape of ones", shape)
+            assert shape is not None
+            rank = len(source.shape) if source.shape is not None else -1
+            m.check(rank >= shape.size, f"an input of rank {shape.size} or more", rank)
+        elif node.op_type == "Cast":
+            target = node.attributes["to"].as_int()
+            m.check(source.dtype == target, f"an input of dtype {target}", source.dtype)
+        else:
+            source = self.neutral(node, m)
+        computed = source.producer() is not None
+        m.check(computed or not out.is_graph_output(), "an output inside the graph", out.name)
+        return source
+
+    def neutral(self, node: ir.Node, m: Matcher) -> ir.Value:
+        """The operand beside a scalar 1 of Mul or Div, or a scalar 0 of Add."""
+        element = 0.0 if node.op_type == "Add" else 1.0
+        a, b = node.inputs[:2]
+        pairs = ((a, b),) if node.op_type == "Div" else ((a, b), (b, a))
+        for value, other in pairs:
+            numbers = constant(other)
+            if value is not None and numbers is not None and numbers.ndim == 0:
+                if numbers == element and constant(value) is None:
+                    return value
+        m.check(False, f"a scalar {element:g}", "another operand")
+        raise AssertionError
+
+    def rewrite(self, node: ir.Node, found: ir.Value, add: Builder) -> None:
+        """Let the readers read the input."""
+        out = node.outputs[0]
+        if out.is_graph_output() and found.is_graph_output():
+            return
+        replace(out, found)

@@ -1,0 +1,71 @@
+"""A residual addition and the normalization that reads it, as one node."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from surgery.contract import Builder, Matcher, NodePass, replace
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A sum and the normalization of it."""
+
+    a: ir.Value
+    b: ir.Value
+    total: ir.Value
+
+
+class SkipNorm(NodePass[Skip]):
+    """What both residual norms have in common: an `Add` that a norm reads."""
+
+    op: ClassVar[str]
+
+    def match(self, node: ir.Node, m: Matcher) -> Skip:
+        """A sum of two equal shapes, normalized over its last axis."""
+        total = node.inputs[0]
+        add = m.producer(total, "Add")
+        a, b = add.inputs[:2]
+        assert a is not None and b is not None and total is not None
+        m.check(a.shape is not None and a.shape == b.shape, "a sum of equal shapes", shapes(a, b))
+        m.rank(a, 2, 3)
+        axis = node.attributes.get_int("axis", -1)
+        m.check(axis in (-1, len(a.shape or ()) - 1), "a norm over the last axis", axis)
+        m.check(add.graph is node.graph, "both in one graph", "two graphs")
+        return Skip(a, b, total)
+
+    def rewrite(self, node: ir.Node, found: Skip, add: Builder) -> None:
+        """One node with two outputs in use: the norm, and the sum for the next residual."""
+        inputs = [found.a, found.b, *node.inputs[1:]]
+        total = found.total.producer()
+        assert total is not None
+        add.before = total  # what else reads the sum may come before the norm
+        epsilon = {"epsilon": node.attributes.get_float("epsilon", 1e-5)}
+        fused = add.node(self.op, inputs, epsilon, domain="com.microsoft", outputs=4)
+        pairs = ((fused.outputs[0], node.outputs[0]), (fused.outputs[3], found.total))
+        for new, old in pairs:
+            new.type, new.shape = ir.TensorType(old.dtype or ir.DataType.FLOAT), old.shape
+            replace(old, new)
+
+
+def shapes(*values: ir.Value) -> str:
+    """Shapes, for a message."""
+    return " and ".join(str(value.shape) for value in values)
+
+
+class SkipLayerNorm(SkipNorm):
+    """Residual addition and layer normalization become one node.
+
+    before  h = a + b ; LayerNormalization(h, weight, bias) ; h read again later
+    after   SkipLayerNormalization(a, b, weight, bias) -> norm, -, -, h
+    keeps   the sum as a value of its own, rounded the same
+    not     sums that broadcast; a norm of something else than a sum
+    why     the sum is normalized while it is in cache
+    """
+
+    name = "skip_layer_norm"
+    anchors = ("LayerNormalization",)
+    op = "SkipLayerNormalization"

@@ -1,0 +1,42 @@
+"""Weights stored in the layout that they are used in."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from surgery.contract import Builder, Matcher, NodePass, replace
+from surgery.weights import Source, Transposed, set_source, source_of
+
+
+class WeightTranspose(NodePass[Source]):
+    """A transposed weight becomes a weight in that layout.
+
+    before  MatMul(x, Transpose(weight [N, K]))
+    after   MatMul(x, weight [K, N]), transposed when the package is written
+    keeps   the weight's name and numbers
+    not     a weight that something else reads as it lies
+    why     onnxruntime would transpose at every load and hold both copies
+    """
+
+    name = "weight_transpose"
+    anchors = ("Transpose",)
+
+    def match(self, node: ir.Node, m: Matcher) -> Source:
+        """The weight's new source."""
+        weight = node.inputs[0]
+        assert weight is not None
+        m.check(weight.is_initializer(), "an initializer", weight.name)
+        m.rank(weight, 2)
+        source = source_of(weight)
+        m.check(source is not None, "a weight of the checkpoint", weight.name)
+        assert source is not None
+        readers = {user.op_type for user in weight.consumers()}
+        m.check(readers == {"Transpose"}, f"{weight.name} read by Transpose alone", readers)
+        return Transposed(source)
+
+    def rewrite(self, node: ir.Node, found: Source, add: Builder) -> None:
+        """Change the weight, drop the transpose."""
+        weight = node.inputs[0]
+        assert weight is not None
+        set_source(weight, found)
+        replace(node.outputs[0], weight)

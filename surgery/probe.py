@@ -1,0 +1,85 @@
+"""Ask a region of a graph what it does, by running it.
+
+Exporters spell the same data movement in dozens of ways. Where a pass needs to know what a region
+computes, it extracts the region, feeds it codes and reads the answer, instead of matching every
+spelling node by node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+
+
+class Leaks(Exception):
+    """The region reads something else than its stated inputs."""
+
+
+class Region:
+    """The nodes between some inputs and one output, runnable.
+
+    Args:
+        graph: the graph they lie in.
+        inputs: values to feed; constants inside the region come along.
+        output: the value to compute.
+
+    Raises:
+        Leaks: the output depends on something else too.
+    """
+
+    def __init__(self, graph: ir.Graph, inputs: Sequence[ir.Value], output: ir.Value) -> None:
+        try:
+            part = ir.convenience.extract(graph, inputs=list(inputs), outputs=[output])
+        except ValueError as e:
+            raise Leaks(str(e)) from e
+        for node in part:
+            node.metadata_props.clear()
+        self.names = [value.name or "" for value in inputs]
+        self.constants = [
+            int(x)
+            for v in part.initializers.values()
+            if v.const_value is not None and v.const_value.dtype in (ir.DataType.INT64,)
+            for x in np.ravel(v.const_value.numpy())
+        ]
+        part.opset_imports.update(graph.opset_imports)
+        proto = ir.to_proto(ir.Model(part, ir_version=10))
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        self.session = ort.InferenceSession(
+            proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+
+    def __call__(self, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Run on arrays by input name; an input that the region does not read may be left out."""
+        wanted = {i.name for i in self.session.get_inputs()}
+        (out,) = self.session.run(None, {k: v for k, v in feeds.items() if k in wanted})
+        return np.asarray(out)
+
+
+def lookups(value: ir.Value) -> list[ir.Node]:
+    """The `Gather` nodes from a two-dimensional table that `value` depends on, nearest first."""
+    found: dict[ir.Node, None] = {}
+    seen: set[ir.Value] = set()
+    stack = [value]
+    while stack:
+        current = stack.pop()
+        node = current.producer()
+        if current in seen or node is None:
+            continue
+        seen.add(current)
+        if node.op_type == "Gather" and is_table(node.inputs[0]):
+            found[node] = None
+        else:
+            stack.extend(v for v in node.inputs if v is not None)
+    return list(found)
+
+
+def is_table(value: ir.Value | None) -> bool:
+    """Whether a value is a float initializer of two dimensions."""
+    if value is None or not value.is_initializer() or value.shape is None:
+        return False
+    return len(value.shape) == 2 and value.dtype == ir.DataType.FLOAT

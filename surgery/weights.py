@@ -1,0 +1,202 @@
+"""Weights as recipes: where the numbers lie and what is done to them, a block of rows at a time.
+
+Passes never hold a weight. They wrap its source (cast it, transpose it, quantize it), and the
+package writer asks the last source for rows when it writes them. Two weights with equal sources
+are the same bytes, so the writer stores them once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+import quant
+
+Array = npt.NDArray[Any]
+Shape = tuple[int, ...]
+
+
+class Source(Protocol):
+    """Rows of one or more arrays that are computed together.
+
+    `read(start, stop)` gives rows `start:stop` of each; row r of every array comes from the same
+    row of the weight. Sources are hashable by value: equal ones hold equal bytes.
+    """
+
+    @property
+    def parts(self) -> tuple[tuple[ir.DataType, Shape], ...]:
+        """Dtype and shape of each array."""
+
+    def read(self, start: int, stop: int) -> tuple[Array, ...]:
+        """Rows of each array; safe to call from several threads."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A weight as it lies in a file of the checkpoint."""
+
+    file: Path
+    offset: int
+    dtype: ir.DataType
+    shape: Shape
+
+    @property
+    def parts(self) -> tuple[tuple[ir.DataType, Shape], ...]:
+        """The stored array."""
+        return ((self.dtype, self.shape),)
+
+    @cached_property
+    def mapped(self) -> Array:
+        """The array, mapped from the file."""
+        dtype = self.dtype.numpy()
+        return np.memmap(self.file, dtype, "r", self.offset, self.shape)
+
+    def read(self, start: int, stop: int) -> tuple[Array, ...]:
+        """A view of the mapped rows."""
+        return (self.mapped[start:stop],)
+
+
+@dataclass(frozen=True)
+class Cast:
+    """A source in another float dtype."""
+
+    source: Source
+    dtype: ir.DataType
+
+    @property
+    def parts(self) -> tuple[tuple[ir.DataType, Shape], ...]:
+        """The array in the new dtype."""
+        return ((self.dtype, self.source.parts[0][1]),)
+
+    def read(self, start: int, stop: int) -> tuple[Array, ...]:
+        """Cast rows; round to nearest even, as PyTorch does."""
+        (rows,) = self.source.read(start, stop)
+        if self.source.parts[0][0] == ir.DataType.BFLOAT16 and self.dtype == ir.DataType.FLOAT:
+            # bfloat16 is the upper half of float32; NumPy's own cast goes value by value.
+            wide = rows.view(np.uint16).astype(np.uint32)
+            np.left_shift(wide, 16, out=wide)
+            return (wide.view(np.float32),)
+        return (rows.astype(self.dtype.numpy()),)
+
+
+@dataclass(frozen=True)
+class Transposed:
+    """A matrix `[N, K]` as `[K, N]`."""
+
+    source: Source
+
+    @property
+    def parts(self) -> tuple[tuple[ir.DataType, Shape], ...]:
+        """The transposed array."""
+        dtype, (n, k) = self.source.parts[0]
+        return ((dtype, (k, n)),)
+
+    def read(self, start: int, stop: int) -> tuple[Array, ...]:
+        """Columns of the source as rows, read in blocks of its rows."""
+        dtype, (n, _) = self.source.parts[0]
+        out = np.empty((stop - start, n), dtype.numpy())
+        step = 1024
+        for first in range(0, n, step):
+            (rows,) = self.source.read(first, min(first + step, n))
+            out[:, first : first + step] = rows[:, start:stop].T
+        return (out,)
+
+
+@dataclass(frozen=True)
+class Reshaped:
+    """A source whose rows have another inner shape; the first axis stays."""
+
+    source: Source
+    shape: Shape
+
+    @property
+    def parts(self) -> tuple[tuple[ir.DataType, Shape], ...]:
+        """The reshaped array."""
+        return ((self.source.parts[0][0], self.shape),)
+
+    def read(self, start: int, stop: int) -> tuple[Array, ...]:
+        """Rows, reshaped."""
+        (rows,) = self.source.read(start, stop)
+        return (rows.reshape(stop - start, *self.shape[1:]),)
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A matrix `[N, K]` in blocks: packed codes, scales, and zero points where asymmetric.
+
+    Shapes are those of `com.microsoft.MatMulNBits`: see `quant.blocks`.
+    """
+
+    source: Source
+    format: quant.BlockFormat
+    scales: ir.DataType = ir.DataType.FLOAT
+
+    @property
+    def parts(self) -> tuple[tuple[ir.DataType, Shape], ...]:
+        """Packed codes, scales, zero points."""
+        n, k = self.source.parts[0][1]
+        packed = (ir.DataType.UINT8, self.format.packed_shape(n, k))
+        scales = (self.scales, self.format.scales_shape(n, k))
+        if self.format.symmetric:
+            return packed, scales
+        return packed, scales, (ir.DataType.UINT8, self.format.zero_points_shape(n, k))
+
+    def read(self, start: int, stop: int) -> tuple[Array, ...]:
+        """Quantize rows."""
+        (rows,) = self.source.read(start, stop)
+        parts = quant.quantize_rows(rows, self.format, scales_dtype=self.scales.numpy())
+        return tuple(part for part in parts if part is not None)
+
+
+class RowTensor(ir.LazyTensor):
+    """An initializer whose numbers come from a source; to onnx-ir, a lazy tensor.
+
+    Args:
+        source: where the rows come from.
+        part: which of the source's arrays this is.
+        name: name of the initializer.
+        shape: another shape for the same bytes, the first axis unchanged.
+    """
+
+    def __init__(
+        self, source: Source, part: int = 0, *, name: str, shape: Shape | None = None
+    ) -> None:
+        self.source, self.part = source, part
+        dtype, natural = source.parts[part]
+        final = natural if shape is None else shape
+
+        def whole() -> ir.Tensor:
+            array = source.read(0, natural[0])[part].reshape(final)
+            return ir.Tensor(np.ascontiguousarray(array), dtype=dtype, name=name)
+
+        super().__init__(whole, dtype=dtype, shape=ir.Shape(final), name=name)
+
+
+def source_of(value: ir.Value) -> Source | None:
+    """The source behind an initializer that lies in the checkpoint, or None."""
+    tensor = value.const_value
+    if isinstance(tensor, RowTensor):
+        return tensor.source if tensor.part == 0 else None
+    if isinstance(tensor, ir.ExternalTensor):
+        return Stored(
+            Path(tensor.base_dir) / tensor.location,
+            tensor.offset or 0,
+            tensor.dtype,
+            tuple(tensor.shape.numpy()),
+        )
+    return None
+
+
+def set_source(value: ir.Value, source: Source) -> None:
+    """Give an initializer another source, and with it another dtype and shape."""
+    assert value.name is not None
+    tensor = RowTensor(source, name=value.name)
+    value.const_value = tensor
+    value.type = ir.TensorType(tensor.dtype)
+    value.shape = ir.Shape(tensor.shape)
