@@ -108,6 +108,13 @@ class Transposed:
         return (out,)
 
 
+def transposed(source: Source) -> Source:
+    """A matrix transposed; a cast stays outermost, so that each number is cast once."""
+    if isinstance(source, Cast):
+        return Cast(transposed(source.source), source.dtype)
+    return source.source if isinstance(source, Transposed) else Transposed(source)
+
+
 @dataclass(frozen=True)
 class Reshaped:
     """A source whose rows have another inner shape; the first axis stays."""

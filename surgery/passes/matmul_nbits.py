@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 import quant
 from surgery.contract import Builder, Matcher, NodePass, initializer, replace
-from surgery.weights import Quantized, RowTensor, Source, Transposed, source_of
+from surgery.weights import Quantized, RowTensor, Source, source_of, transposed
 
 Policy = Callable[[str], quant.BlockFormat | None]
 """Format of a weight by its name; None leaves it as it is."""
@@ -70,7 +70,7 @@ class MatMulNBits(NodePass[Linear]):
         format = self.policy(weight.name or "")
         m.check(format is not None, "a weight that the policy quantizes", weight.name)
         assert format is not None
-        return Linear(x, weight, Transposed(source) if turned else source, format)
+        return Linear(x, weight, transposed(source) if turned else source, format)
 
     def rewrite(self, node: ir.Node, found: Linear, add: Builder) -> None:
         """Replace the weight by its blocks."""

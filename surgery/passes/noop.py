@@ -13,7 +13,7 @@ FAR = 1 << 30
 class Noop(NodePass[ir.Value]):
     """Nodes without effect, bypassed.
 
-    before  Slice of everything, Transpose in order, Expand to ones, Cast to the same type, x * 1
+    before  Slice of everything, Transpose in order, Expand to its own shape, Cast to its type, x * 1
     after   the input itself
     keeps   values, shapes and types
     not     a node that makes a graph output straight from a graph input or initializer
@@ -38,10 +38,13 @@ class Noop(NodePass[ir.Value]):
             m.check(list(perm) == list(range(len(perm))) and bool(perm), "axes in order", perm)
         elif node.op_type == "Expand":
             shape = constant(node.inputs[1])
-            m.check(shape is not None and bool((shape == 1).all()), "a shape of ones", shape)
+            m.check(shape is not None, "a constant shape", "a computed one")
             assert shape is not None
-            rank = len(source.shape) if source.shape is not None else -1
-            m.check(rank >= shape.size, f"an input of rank {shape.size} or more", rank)
+            dims = list(source.shape or ())[-shape.size :]
+            fits = len(dims) == shape.size and all(
+                n in (1, d) for n, d in zip(shape.tolist(), dims, strict=True)
+            )
+            m.check(fits, f"an input that {shape.tolist()} leaves as it is", source.shape)
         elif node.op_type == "Cast":
             target = node.attributes["to"].as_int()
             m.check(source.dtype == target, f"an input of dtype {target}", source.dtype)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from surgery.contract import Builder, Matcher, NodePass, replace
-from surgery.weights import Source, Transposed, set_source, source_of
+from surgery.weights import Source, set_source, source_of, transposed
 
 
 class WeightTranspose(NodePass[Source]):
@@ -32,7 +32,7 @@ class WeightTranspose(NodePass[Source]):
         assert source is not None
         readers = {user.op_type for user in weight.consumers()}
         m.check(readers == {"Transpose"}, f"{weight.name} read by Transpose alone", readers)
-        return Transposed(source)
+        return transposed(source)
 
     def rewrite(self, node: ir.Node, found: Source, add: Builder) -> None:
         """Change the weight, drop the transpose."""

@@ -1,0 +1,91 @@
+"""From raw graphs to a package: the main job."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx_ir as ir
+
+from surgery import runner
+from surgery.console import console, progress
+from surgery.facts import Facts, Options
+from surgery.package.card import model_card
+from surgery.package.external_data import Layout, write_graphs
+from surgery.package.genai_config import DECODER, EMBEDDING, PROCESSOR, VISION, genai_config
+from surgery.package.processor_config import processor_config
+from surgery.package.tokenizer import copy_tokenizer
+from surgery.recipes import RECIPES
+from surgery.staging import check_free, staged
+
+FILES = {"vision": VISION, "embedding": EMBEDDING, "decoder": DECODER}
+"""Name of each graph in the package."""
+
+
+def build(
+    raw: str | Path = "build/raw",
+    output: str | Path | None = None,
+    options: Options | None = None,
+    force: bool = False,
+    watch: Callable[[runner.Record, ir.Model], None] | None = None,
+) -> Path:
+    """Apply the recipes to a raw export and write a package for onnxruntime-genai.
+
+    Args:
+        raw: directory of `export_min`.
+        output: directory to write, whole or not at all; build/PROVIDER-PRECISION by default.
+        options: precision, provider and sizes.
+        force: replace an earlier package.
+        watch: called after each pass with its record and the graph.
+
+    Returns:
+        The output directory.
+
+    Raises:
+        UserError: the input, the output place or a graph is not what it must be.
+    """
+    options = options or Options()
+    provider = options.execution_provider
+    output = Path(output or f"build/{provider}-{options.text_precision}")
+    check_free(output, force)
+    facts = Facts.load(Path(raw), options)
+    models = {}
+    for name, recipe in RECIPES.items():
+        model = runner.load(facts.raw / f"{name}.onnx", facts.weights)
+        for record in runner.run(name, model, recipe, facts):
+            (watch or show)(record, model)
+        models[FILES[name]] = model
+    with staged(output, force) as stage:
+        layout = write(models, stage, facts)
+    total = sum(layout.sizes.values())
+    console.print(f"wrote {output}: {total / 1e6:,.1f} MB of weights in {len(layout.sizes)} files")
+    return output
+
+
+def show(record: runner.Record, model: ir.Model) -> None:
+    """Print a pass's line."""
+    console.print(record.line(), soft_wrap=True, markup=False)
+
+
+def write(models: dict[str, ir.Model], folder: Path, facts: Facts) -> Layout:
+    """Write everything that a package holds."""
+    copy_tokenizer(facts, folder)
+    dump(genai_config(facts), folder / "genai_config.json")
+    dump(processor_config(facts), folder / PROCESSOR)
+    with progress() as bar:
+        task = bar.add_task("weights (MB)", total=None)
+        layout = write_graphs(
+            models,
+            folder,
+            report=lambda done, total: bar.update(
+                task, completed=done // 1_000_000, total=total // 1_000_000
+            ),
+        )
+    (folder / "README.md").write_text(model_card(facts, layout), encoding="utf-8")
+    return layout
+
+
+def dump(value: object, path: Path) -> None:
+    """Write JSON."""
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,195 @@
+"""What a run knows before it starts: the checkpoint's numbers and the user's choices."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+import quant
+from surgery.errors import PackageError, UserError
+from surgery.targets import TARGETS, Target
+
+DTYPES = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16}
+LONGEST_ASPECT = 200
+"""Sides of a picture differ by this factor at most (`smart_resize` in transformers)."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """The user's choices; names as on the command line."""
+
+    precision: str = "fp32"
+    text_precision: str = "int4"
+    execution_provider: str = "cpu"
+    image_size: int | None = None
+    max_length: int = 32768
+    block_size: int = 32
+    symmetric: bool = True
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A raw export and the options of a run."""
+
+    raw: Path
+    manifest: dict[str, Any]
+    options: Options = field(default_factory=Options)
+
+    @classmethod
+    def load(cls, raw: Path, options: Options) -> Facts:
+        """Read the manifest of a raw export.
+
+        Raises:
+            PackageError: the directory is no raw export.
+        """
+        path = raw / "manifest.json"
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as e:
+            raise PackageError(
+                f"{raw}: no raw export here (manifest.json missing). Run python -m export_min first."
+            ) from e
+        except json.JSONDecodeError as e:
+            raise PackageError(f"{path}: not valid JSON: {e}.") from e
+        return cls(raw, manifest, options)
+
+    @property
+    def target(self) -> Target:
+        """The execution provider."""
+        return TARGETS[self.options.execution_provider]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """config.json of the checkpoint."""
+        return self.manifest["config"]  # type: ignore[no-any-return]
+
+    @property
+    def text(self) -> dict[str, Any]:
+        """The text part of the configuration."""
+        return self.config["text_config"]  # type: ignore[no-any-return]
+
+    @property
+    def vision(self) -> dict[str, Any]:
+        """The vision part of the configuration."""
+        return self.config["vision_config"]  # type: ignore[no-any-return]
+
+    @property
+    def checkpoint(self) -> Path:
+        """The checkpoint's directory: tokenizer and configurations."""
+        return Path(self.manifest["checkpoint"])
+
+    @property
+    def weights(self) -> Path:
+        """The folder of the shards."""
+        return Path(self.manifest["weights"])
+
+    @property
+    def layers(self) -> int:
+        """Decoder layers."""
+        return int(self.text["num_hidden_layers"])
+
+    @property
+    def levels(self) -> int:
+        """DeepStack levels."""
+        return len(self.vision["deepstack_visual_indexes"])
+
+    @property
+    def depth(self) -> int:
+        """Vision blocks."""
+        return int(self.vision["depth"])
+
+    @property
+    def heads(self) -> int:
+        """Query heads."""
+        return int(self.text["num_attention_heads"])
+
+    @property
+    def kv_heads(self) -> int:
+        """Key and value heads."""
+        return int(self.text.get("num_key_value_heads") or self.heads)
+
+    @property
+    def head_dim(self) -> int:
+        """Width of a head."""
+        return int(self.text.get("head_dim") or self.text["hidden_size"] // self.heads)
+
+    @property
+    def tied(self) -> bool:
+        """Whether the head is the embedding table."""
+        return bool(self.config.get("tie_word_embeddings", False))
+
+    @property
+    def quantized(self) -> bool:
+        """Whether the decoder's weights are quantized."""
+        return self.options.text_precision == "int4"
+
+    @property
+    def vision_dtype(self) -> ir.DataType:
+        """Activations of the vision and embedding graphs."""
+        return DTYPES[self.options.precision]
+
+    @property
+    def text_dtype(self) -> ir.DataType:
+        """Activations of the decoder."""
+        return self.target.compute if self.quantized else DTYPES[self.options.text_precision]
+
+    @cached_property
+    def preprocessor(self) -> dict[str, Any]:
+        """preprocessor_config.json of the checkpoint."""
+        return self.read("preprocessor_config.json")
+
+    @cached_property
+    def generation(self) -> dict[str, Any]:
+        """generation_config.json of the checkpoint; empty where it has none."""
+        path = self.checkpoint / "generation_config.json"
+        return self.read(path.name) if path.is_file() else {}
+
+    def read(self, name: str) -> dict[str, Any]:
+        """A JSON file of the checkpoint."""
+        path = self.checkpoint / name
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+        except (OSError, json.JSONDecodeError) as e:
+            raise PackageError(f"{path}: cannot be read: {e}.") from e
+
+    @property
+    def pixels(self) -> tuple[int, int]:
+        """Least and most pixels of a picture."""
+        size = self.preprocessor.get("size") or {}
+        least = size.get("shortest_edge", self.preprocessor.get("min_pixels"))
+        most = size.get("longest_edge", self.preprocessor.get("max_pixels"))
+        if least is None or most is None:
+            raise PackageError(
+                f"{self.checkpoint / 'preprocessor_config.json'}: no size (shortest_edge and "
+                f"longest_edge, in pixels)."
+            )
+        return int(least), int(most)
+
+    @property
+    def grid_side(self) -> int:
+        """Most patches along one side of a picture: rows of the vision rotary table."""
+        _, most = self.pixels
+        return math.ceil(math.sqrt(most * LONGEST_ASPECT) / int(self.vision["patch_size"]))
+
+    @property
+    def grid(self) -> tuple[int, int, int] | None:
+        """The one fixed grid, (1, h, w), or None for any."""
+        size, patch = self.options.image_size, int(self.vision["patch_size"])
+        if size is None:
+            return None
+        unit = patch * int(self.vision["spatial_merge_size"])
+        if size % unit:
+            raise UserError(f"--image-size {size}: must be a multiple of {unit}.")
+        return 1, size // patch, size // patch
+
+    def format(self, name: str) -> quant.BlockFormat | None:
+        """How a weight of the decoder is quantized."""
+        if not self.quantized:
+            return None
+        return quant.BlockFormat(4, self.options.block_size, self.options.symmetric)

@@ -1,0 +1,1 @@
+"""What leaves the shop: data files, configurations, tokenizer, model card."""

@@ -1,0 +1,62 @@
+"""The package's README: where it comes from, what is in it, how to run it."""
+
+from __future__ import annotations
+
+from surgery.facts import Facts
+from surgery.package.external_data import Layout
+
+TEMPLATE = """\
+# {title}
+
+{source} for [onnxruntime-genai](https://github.com/microsoft/onnxruntime-genai) 0.18 or newer,
+execution provider `{provider}`: vision and embedding in {precision}, decoder in {text}.
+DeepStack is carried, M-RoPE is exact, pictures of any size and number.
+
+```python
+import onnxruntime_genai as og
+
+model = og.Model("{folder}")
+tokenizer, processor = og.Tokenizer(model), model.create_multimodal_processor()
+prompt = "<|im_start|>user\\n<|vision_start|><|image_pad|><|vision_end|>What is this?<|im_end|>\\n<|im_start|>assistant\\n"
+inputs = processor(prompt, images=og.Images.open("picture.png"))
+generator = og.Generator(model, og.GeneratorParams(model))
+generator.set_inputs(inputs)
+while not generator.is_done():
+    generator.generate_next_token()
+print(tokenizer.decode(generator.get_sequence(0)))
+```
+
+| file | bytes |
+|---|---|
+{files}
+
+{quantization}
+"""
+
+
+def model_card(facts: Facts, layout: Layout) -> str:
+    """The README of a package."""
+    options = facts.options
+    sizes = "\n".join(f"| `{name}` | {size:,} |" for name, size in sorted(layout.sizes.items()))
+    source = str(facts.manifest["source"])
+    return TEMPLATE.format(
+        title=f"{source}, ONNX, {options.execution_provider}, {options.text_precision}",
+        source=f"`{source}`",
+        provider=options.execution_provider,
+        precision=options.precision,
+        text=options.text_precision,
+        folder=".",
+        files=sizes,
+        quantization=quantization(facts),
+    )
+
+
+def quantization(facts: Facts) -> str:
+    """How the decoder was quantized, in a sentence."""
+    if not facts.quantized:
+        return f"Weights as in the checkpoint, in {facts.options.text_precision}."
+    kind = "symmetric" if facts.options.symmetric else "asymmetric"
+    return (
+        f"Decoder and head: 4 bits, round to nearest, {kind}, "
+        f"blocks of {facts.options.block_size}."
+    )

@@ -1,0 +1,123 @@
+"""genai_config.json: what onnxruntime-genai 0.18 needs to know of a package.
+
+Its parser rejects unknown keys inside every object, and takes a wrong default for several that
+are left out: `image_grid_thw` must be named, and named so; the token ids of pictures default to 0.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from surgery.errors import PackageError
+from surgery.facts import Facts
+
+VISION, EMBEDDING, DECODER = "qwen3vl-vision.onnx", "qwen3vl-embedding.onnx", "model.onnx"
+PROCESSOR = "processor_config.json"
+
+SEARCH_LENGTH = 4096
+"""Default of `search.max_length`: the runtime allocates the whole cache for it at once."""
+
+SAMPLING = ("do_sample", "temperature", "top_k", "top_p", "repetition_penalty")
+"""Taken over from generation_config.json."""
+
+
+def genai_config(facts: Facts) -> dict[str, Any]:
+    """The whole configuration as a JSON object.
+
+    `per_layer_inputs` is the runtime's channel from the embedding graph to the decoder; DeepStack
+    travels through it.
+    """
+    ends = end_tokens(facts)
+    session: dict[str, Any] = {
+        "log_id": "onnxruntime-genai",
+        "provider_options": [dict(facts.target.options)] if facts.target.options else [],
+    }
+    length = facts.options.max_length
+    search: dict[str, Any] = {
+        "do_sample": False,
+        "early_stopping": True,
+        "length_penalty": 1.0,
+        "max_length": min(length, SEARCH_LENGTH),
+        "min_length": 0,
+        "no_repeat_ngram_size": 0,
+        "num_beams": 1,
+        "num_return_sequences": 1,
+        "past_present_share_buffer": True,
+        "repetition_penalty": 1.0,
+        "temperature": 1.0,
+        "top_k": 50,
+        "top_p": 1.0,
+    }
+    search |= {k: facts.generation[k] for k in SAMPLING if facts.generation.get(k) is not None}
+    config = facts.config
+    return {
+        "model": {
+            "type": "qwen3_vl",
+            "vocab_size": int(facts.text["vocab_size"]),
+            "context_length": length,
+            "bos_token_id": first(facts, "bos_token_id", ends[0]),
+            "pad_token_id": first(facts, "pad_token_id", ends[-1]),
+            "eos_token_id": ends,
+            "image_token_id": int(config["image_token_id"]),
+            "video_token_id": int(config["video_token_id"]),
+            "vision_start_token_id": int(config["vision_start_token_id"]),
+            "decoder": {
+                "filename": DECODER,
+                "session_options": session,
+                "head_size": facts.head_dim,
+                "hidden_size": int(facts.text["hidden_size"]),
+                "num_attention_heads": facts.heads,
+                "num_key_value_heads": facts.kv_heads,
+                "num_hidden_layers": facts.layers,
+                "inputs": {
+                    "inputs_embeds": "inputs_embeds",
+                    "per_layer_inputs": "per_layer_inputs",
+                    "attention_mask": "attention_mask",
+                    "position_ids": "position_ids",
+                    "past_key_names": "past_key_values.%d.key",
+                    "past_value_names": "past_key_values.%d.value",
+                },
+                "outputs": {
+                    "logits": "logits",
+                    "present_key_names": "present.%d.key",
+                    "present_value_names": "present.%d.value",
+                },
+            },
+            "embedding": {
+                "filename": EMBEDDING,
+                "session_options": session,
+                "inputs": {"input_ids": "input_ids", "image_features": "image_features"},
+                "outputs": {
+                    "inputs_embeds": "inputs_embeds",
+                    "per_layer_inputs": "per_layer_inputs",
+                },
+            },
+            "vision": {
+                "filename": VISION,
+                "config_filename": PROCESSOR,
+                "session_options": session,
+                "spatial_merge_size": int(facts.vision["spatial_merge_size"]),
+                "patch_size": int(facts.vision["patch_size"]),
+                "tokens_per_second": 2.0,
+                "inputs": {"pixel_values": "pixel_values", "image_grid_thw": "image_grid_thw"},
+                "outputs": {"image_features": "image_features"},
+            },
+        },
+        "search": search,
+    }
+
+
+def end_tokens(facts: Facts) -> list[int]:
+    """Tokens that end an answer."""
+    found = facts.generation.get("eos_token_id", facts.text.get("eos_token_id"))
+    if found is None:
+        raise PackageError(f"{facts.checkpoint}: no eos_token_id in generation_config.json.")
+    return [int(t) for t in found] if isinstance(found, list) else [int(found)]
+
+
+def first(facts: Facts, name: str, default: int) -> int:
+    """A token id from the first configuration that has it."""
+    for part in (facts.generation, facts.text, facts.config):
+        if isinstance(part.get(name), int):
+            return int(part[name])
+    return default

@@ -1,0 +1,71 @@
+"""processor_config.json: the checkpoint's image processor in onnxruntime-extensions' terms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from surgery.errors import PackageError
+from surgery.facts import Facts
+
+
+def processor_config(facts: Facts) -> dict[str, Any]:
+    """The transforms from a picture file to `pixel_values` and `image_grid_thw`.
+
+    Numbers come from the checkpoint's preprocessor_config.json. `ConvertRGB` and the `qwen3_vl`
+    flag of `Normalize` each swap channels: both or neither.
+
+    Raises:
+        PackageError: the checkpoint's processor leaves out a step that the runtime always takes.
+    """
+    p = facts.preprocessor
+    off = [name for name in ("do_resize", "do_rescale", "do_normalize") if p.get(name) is False]
+    if off:
+        raise PackageError(f"preprocessor_config.json: {off[0]} is false, which is not supported.")
+    least, most = facts.pixels
+    merge = int(p.get("merge_size", facts.vision["spatial_merge_size"]))
+    patch = int(p.get("patch_size", facts.vision["patch_size"]))
+    steps = [
+        ("decode_image", "DecodeImage", {"color_space": "RGB"}),
+        ("convert_to_rgb", "ConvertRGB", None),
+        (
+            "resize",
+            "Resize",
+            {
+                "width": 540,  # ignored beside smart_resize, but asked for
+                "height": 360,
+                "smart_resize": 1,
+                "min_pixels": least,
+                "max_pixels": most,
+                "patch_size": patch,
+                "merge_size": merge,
+            },
+        ),
+        ("rescale", "Rescale", {"rescale_factor": float(p.get("rescale_factor", 1 / 255))}),
+        (
+            "normalize",
+            "Normalize",
+            {
+                "mean": [float(x) for x in p["image_mean"]],
+                "std": [float(x) for x in p["image_std"]],
+                "qwen3_vl": 1,
+            },
+        ),
+        (
+            "patch_image",
+            "PatchImage",
+            {
+                "patch_size": patch,
+                "temporal_patch_size": int(
+                    p.get("temporal_patch_size", facts.vision["temporal_patch_size"])
+                ),
+                "merge_size": merge,
+            },
+        ),
+    ]
+    transforms = []
+    for name, kind, attributes in steps:
+        operation: dict[str, Any] = {"name": name, "type": kind}
+        if attributes is not None:
+            operation["attrs"] = attributes
+        transforms.append({"operation": operation})
+    return {"processor": {"name": "qwen3_vl_image_processor", "transforms": transforms}}

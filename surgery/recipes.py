@@ -1,0 +1,105 @@
+"""Which passes, in which order, for which graph: visible tuples.
+
+Each step names a pass, how many sites it must find, and when it applies. A recipe reads from top
+to bottom; `python -m surgery --list` prints it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from surgery.contract import Pass
+from surgery.facts import Facts
+from surgery.passes.deepstack import DeepStack
+from surgery.passes.dims import Dims
+from surgery.passes.feature_concat import FeatureConcat
+from surgery.passes.feature_gather import FeatureGather
+from surgery.passes.fold import Fold
+from surgery.passes.freq_table import FreqTable
+from surgery.passes.gqa import Gqa
+from surgery.passes.last_logits import LastLogits
+from surgery.passes.matmul_nbits import MatMulNBits
+from surgery.passes.mrope import MRope
+from surgery.passes.noop import Noop
+from surgery.passes.packed_attention import PackedAttention
+from surgery.passes.patch_embed import PatchEmbed
+from surgery.passes.qkv_split import QkvSplit
+from surgery.passes.reshape import ReshapeChain
+from surgery.passes.rms_norm import RmsNorm
+from surgery.passes.rotary import Rotary
+from surgery.passes.silu import Silu
+from surgery.passes.skip_layer_norm import SkipLayerNorm
+from surgery.passes.skip_rms_norm import SkipRmsNorm
+from surgery.passes.static_reshape import StaticReshape
+from surgery.passes.weight_cast import WeightCast
+from surgery.passes.weight_transpose import WeightTranspose
+
+
+@dataclass(frozen=True)
+class Step:
+    """A pass in a recipe.
+
+    Attributes:
+        make: builds the pass from the facts of the run.
+        expect: sites that it must find, exactly; None where any number is right.
+        when: whether the step belongs to this run.
+    """
+
+    make: Callable[[Facts], Pass]
+    expect: Callable[[Facts], int] | None = None
+    when: Callable[[Facts], bool] = lambda f: True
+
+
+Recipe = tuple[Step, ...]
+
+VISION: Recipe = (
+    Step(lambda f: Dims()),
+    Step(lambda f: Fold()),
+    Step(lambda f: Noop()),
+    Step(lambda f: WeightCast()),
+    Step(lambda f: StaticReshape()),
+    Step(lambda f: PatchEmbed(), lambda f: 1),
+    Step(lambda f: FreqTable(f.grid_side), lambda f: 2),
+    Step(lambda f: QkvSplit(), lambda f: f.depth),
+    Step(lambda f: Rotary(), lambda f: 2 * f.depth),
+    Step(lambda f: PackedAttention(), lambda f: f.depth),
+    Step(lambda f: FeatureConcat(), lambda f: 1),
+    Step(lambda f: SkipLayerNorm(), lambda f: 2 * f.depth),
+    Step(lambda f: ReshapeChain()),
+    Step(lambda f: Fold()),
+)
+
+EMBEDDING: Recipe = (
+    Step(lambda f: Dims()),
+    Step(lambda f: Fold()),
+    Step(lambda f: Noop()),
+    Step(lambda f: FeatureGather(f.levels), lambda f: 1),
+    Step(lambda f: Fold()),
+)
+
+DECODER: Recipe = (
+    Step(lambda f: Dims({"past + sequence": "total"})),
+    Step(lambda f: Fold()),
+    Step(lambda f: Noop()),
+    Step(lambda f: WeightCast()),
+    Step(lambda f: StaticReshape()),
+    Step(lambda f: RmsNorm(), lambda f: 4 * f.layers + 1),
+    Step(lambda f: FreqTable(f.options.max_length), lambda f: 2),
+    Step(lambda f: MRope(), lambda f: 2 * f.layers),
+    Step(lambda f: Gqa(), lambda f: f.layers),
+    Step(lambda f: DeepStack(), lambda f: min(f.levels, f.layers)),
+    Step(lambda f: SkipRmsNorm(), lambda f: 2 * f.layers),
+    Step(lambda f: Silu(), lambda f: f.layers if f.text["hidden_act"] == "silu" else 0),
+    Step(lambda f: LastLogits(), lambda f: 1),
+    Step(
+        lambda f: MatMulNBits(f.format, f.target.accuracy_level, f.text_dtype),
+        lambda f: 7 * f.layers + 1,
+        lambda f: f.quantized,
+    ),
+    Step(lambda f: WeightTranspose()),
+    Step(lambda f: ReshapeChain()),
+    Step(lambda f: Fold()),
+)
+
+RECIPES: dict[str, Recipe] = {"vision": VISION, "embedding": EMBEDDING, "decoder": DECODER}
