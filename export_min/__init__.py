@@ -1,7 +1,7 @@
 """A Qwen3-VL checkpoint becomes three raw ONNX graphs whose weights still lie in the checkpoint.
 
-    from export_min import export
-    export("Qwen/Qwen3-VL-4B-Instruct", "build/raw")
+from export_min import export
+export("Qwen/Qwen3-VL-4B-Instruct", "build/raw")
 """
 
 from __future__ import annotations

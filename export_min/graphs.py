@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -21,7 +21,7 @@ from transformers.vision_utils import (
 
 from export_min.attention import GROUPED, PACKED
 
-Model = Qwen3VLForConditionalGeneration
+Model: TypeAlias = Qwen3VLForConditionalGeneration
 
 
 class Vision(nn.Module):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from transformers import AutoTokenizer, Qwen3VLForConditionalGeneration
+from transformers import AutoTokenizer, GenerationConfig, Qwen3VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from export_min.checkpoint import Checkpoint
@@ -39,6 +39,10 @@ class Reference:
             self.tokenizer = AutoTokenizer.from_pretrained(checkpoint.path)
             self.images = Qwen2VLImageProcessorPil.from_pretrained(checkpoint.path)
         self.config = self.model.config
+        self.ends = self.model.generation_config.eos_token_id
+        # Without its own settings, sampling and end tokens apply only where `generate` asks.
+        pad = self.model.generation_config.pad_token_id
+        self.model.generation_config = GenerationConfig(pad_token_id=pad)
 
     def chat(self, text: str, pictures: int = 0) -> str:
         """A user turn as the checkpoint's chat template writes it, pictures first."""
@@ -77,18 +81,13 @@ class Reference:
             steps: most tokens to make.
             stop: end at an end-of-sequence token.
         """
-        ends = self.model.generation_config.eos_token_id if stop else []
         with torch.no_grad(), quiet():
+            self.model.model.rope_deltas = None  # left over from an earlier prompt
             out = self.model.generate(
                 **inputs,
                 max_new_tokens=steps,
                 do_sample=False,
-                temperature=None,
-                top_k=None,
-                top_p=None,
-                repetition_penalty=None,
-                eos_token_id=ends or None,
-                min_new_tokens=None if stop else steps,
+                eos_token_id=self.ends if stop else None,
                 return_dict_in_generate=True,
                 output_logits=True,
             )

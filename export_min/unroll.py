@@ -39,7 +39,10 @@ def orders(config: Any) -> dict[str, tuple[str, list[int]]]:
     return {
         "vision": (
             "model.visual.blocks",
-            [indexes.index(i) if i in indexes else plain for i in range(config.vision_config.depth)],
+            [
+                indexes.index(i) if i in indexes else plain
+                for i in range(config.vision_config.depth)
+            ],
         ),
         "decoder": (
             "model.language_model.layers",
@@ -205,4 +208,3 @@ def like(value: ir.Value, name: str) -> ir.Value:
         shape=value.shape,
         const_value=value.const_value,
     )
-

@@ -36,7 +36,9 @@ def run(command: Callable[[], int | None]) -> int:
     try:
         return command() or 0
     except UserError as e:
-        console.print(f"[bold red]error[/]: {' '.join(str(e).split())}", soft_wrap=True, markup=True)
+        console.print(
+            f"[bold red]error[/]: {' '.join(str(e).split())}", soft_wrap=True, markup=True
+        )
         return 2
     except KeyboardInterrupt:
         console.print("interrupted; nothing was written")

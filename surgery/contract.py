@@ -76,7 +76,9 @@ class Matcher:
         node = value.producer() if value is not None else None
         name = value.name if value is not None else "an absent input"
         found = node.op_type if node is not None else "no node: a graph input or constant"
-        self.check(node is not None and node.op_type in ops, f"{name} from {' or '.join(ops)}", found)
+        self.check(
+            node is not None and node.op_type in ops, f"{name} from {' or '.join(ops)}", found
+        )
         assert node is not None
         return node
 

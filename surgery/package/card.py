@@ -57,6 +57,5 @@ def quantization(facts: Facts) -> str:
         return f"Weights as in the checkpoint, in {facts.options.text_precision}."
     kind = "symmetric" if facts.options.symmetric else "asymmetric"
     return (
-        f"Decoder and head: 4 bits, round to nearest, {kind}, "
-        f"blocks of {facts.options.block_size}."
+        f"Decoder and head: 4 bits, round to nearest, {kind}, blocks of {facts.options.block_size}."
     )

@@ -55,4 +55,3 @@ class FeatureConcat(NodePass[tuple[ir.Value, list[ir.Value]]]):
         features.name = add.unique("image_features.plain")
         out.name = "image_features"
         graph.outputs[:] = [out]
-

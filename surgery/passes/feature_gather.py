@@ -79,7 +79,9 @@ class FeatureGather(NodePass[Scatter]):
         assert features.shape is not None
         features.shape = ir.Shape((features.shape[0], wide))
 
-        def op(name: str, inputs: list[ir.Value], *, dtype: ir.DataType = INT64, **attributes: int) -> ir.Value:
+        def op(
+            name: str, inputs: list[ir.Value], *, dtype: ir.DataType = INT64, **attributes: int
+        ) -> ir.Value:
             return add(name, inputs, attributes, dtype=dtype, shape=(b, s))
 
         number = add("Cast", [found.mask], {"to": INT64}, dtype=INT64, shape=(b, s))
@@ -93,7 +95,9 @@ class FeatureGather(NodePass[Scatter]):
         number = op("Where", [present, number, total])
         zeros = add.constant(np.zeros((1, wide), features.dtype.numpy()), "no_feature")  # type: ignore[union-attr]
         padded = add("Concat", [features, zeros], {"axis": 0}, dtype=features.dtype)
-        rows = add("Gather", [padded, number], {"axis": 0}, dtype=features.dtype, shape=(b, s, wide))
+        rows = add(
+            "Gather", [padded, number], {"axis": 0}, dtype=features.dtype, shape=(b, s, wide)
+        )
         split = add.node("Split", [rows, ints(h, wide - h)], {"axis": -1}, outputs=2)
         for out, width in zip(split.outputs, (h, wide - h), strict=True):
             out.type = ir.TensorType(features.dtype or ir.DataType.FLOAT)

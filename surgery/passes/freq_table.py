@@ -76,4 +76,5 @@ def tabulate(op: str, frequencies: np.ndarray, scale: float, rows: int) -> np.nd
     """Cosines or sines, `[rows, F]` float32, of angles rounded to float32 like PyTorch's."""
     angles = np.arange(rows, dtype=np.float32)[:, None] * frequencies
     function = np.cos if op == "Cos" else np.sin
-    return (function(angles.astype(np.float64)) * scale).astype(np.float32)
+    table: np.ndarray = (function(angles.astype(np.float64)) * scale).astype(np.float32)
+    return table

@@ -125,8 +125,7 @@ def read_pick(angles: ir.Value) -> tuple[ir.Node, Axes] | str:
         region = Region(gather.graph, [picked], angles)
     except Leaks as e:
         return f"a pick that reads more than the table: {e}"
-    shape = (3, 2, 5, frequencies)
-    code = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    code = np.arange(3 * 2 * 5 * frequencies, dtype=np.float32).reshape(3, 2, 5, frequencies)
     axes = read_axes(code, region({picked.name or "": code}))
     return "a pick that is neither interleaved nor sectioned" if axes is None else (gather, axes)
 

@@ -99,7 +99,7 @@ class PackedAttention(NodePass[Packed]):
             add("Reshape", [value, flat], dtype=value.dtype, shape=(1, rows, columns))
             for value in (found.query, found.key, found.value)
         )
-        attributes = {"num_heads": found.heads, "scale": found.scale}
+        attributes: dict[str, object] = {"num_heads": found.heads, "scale": found.scale}
         branches = {
             "then_branch": alike_branch(q, k, v, shared, attributes, add),
             "else_branch": loop_branch(q, k, v, shared, attributes, columns, add),
@@ -154,7 +154,9 @@ def segments(ends: ir.Value, columns: int, add: Builder) -> Segments:
     def ints(*numbers: int) -> ir.Value:
         return add.constant(np.array(numbers, np.int64), "ints_" + "_".join(map(str, numbers)))
 
-    def op(name: str, inputs: list[ir.Value], shape: tuple[object, ...], **attributes: int) -> ir.Value:
+    def op(
+        name: str, inputs: list[ir.Value], shape: tuple[object, ...], **attributes: int
+    ) -> ir.Value:
         return add(name, inputs, attributes, dtype=INT64, shape=shape)
 
     ends = op("Reshape", [ends, ints(-1)], ("segments",))
@@ -197,7 +199,12 @@ class Inner:
 
 
 def alike_branch(
-    q: ir.Value, k: ir.Value, v: ir.Value, shared: Segments, attributes: dict[str, object], add: Builder
+    q: ir.Value,
+    k: ir.Value,
+    v: ir.Value,
+    shared: Segments,
+    attributes: dict[str, object],
+    add: Builder,
 ) -> ir.Graph:
     """One batched attention, `[segments, length, columns]`."""
     inner = Inner(add)
@@ -221,12 +228,16 @@ def loop_branch(
 
     def value(name: str, dtype: ir.DataType, shape: tuple[object, ...]) -> ir.Value:
         return ir.Value(
-            name=add.unique(name), type=ir.TensorType(dtype), shape=ir.Shape(shape)  # type: ignore[arg-type]
+            name=add.unique(name),
+            type=ir.TensorType(dtype),
+            shape=ir.Shape(shape),  # type: ignore[arg-type]
         )
 
     body = Inner(add)
-    step, go, row = value("step", INT64, ()), value("go", BOOL, ()), value(
-        "row", FLOAT, (1, None, columns)
+    step, go, row = (
+        value("step", INT64, ()),
+        value("go", BOOL, ()),
+        value("row", FLOAT, (1, None, columns)),
     )
     zero, one = (add.constant(np.array([n], np.int64), f"ints_{n}") for n in (0, 1))
     at = body("Unsqueeze", [step, zero], dtype=INT64)

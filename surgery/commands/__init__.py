@@ -1,0 +1,1 @@
+"""The commands, one a module: `configure(parser)` and `main(args)`."""
