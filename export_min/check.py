@@ -46,7 +46,9 @@ def check(
     assert source.weights  # reads every header: a missing or broken shard shows here
     reference = Reference(source)
     picture = Image.open(next(iter(sorted((DEMO / "images").glob("*.png"))))).convert("RGB")
-    tasks = [(name, prompt, []) for name, prompt in PROMPTS]
+    tasks: list[tuple[str, str, list[Image.Image]]] = [
+        (name, prompt, []) for name, prompt in PROMPTS
+    ]
     tasks.append(("picture", PICTURE_PROMPT, [picture]))
     lines = [f"checkpoint: {source.source}"]
     for name, prompt, images in track(tasks, "check", console=console, transient=True):

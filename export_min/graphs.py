@@ -49,7 +49,7 @@ class Vision(nn.Module):
             align_corners=visual.interpolation_align_corners,
             spatial_merge_size=merge,
         )
-        torch._check(indices.shape[0] == patches)
+        torch._check(indices.shape[0] == patches)  # type: ignore[no-untyped-call]
         out = visual(
             pixel_values,
             grid_thw=image_grid_thw,

@@ -1,0 +1,1 @@
+"""Graph passes that turn raw ONNX graphs into packages for onnxruntime-genai."""

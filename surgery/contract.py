@@ -211,7 +211,8 @@ class Builder:
 
     def __init__(self, maker: str, anchor: ir.Node, taken: set[str]) -> None:
         assert anchor.graph is not None
-        self.graph: ir.Graph = anchor.graph  # type: ignore[assignment]
+        assert isinstance(anchor.graph, ir.Graph)
+        self.graph = anchor.graph
         self.maker, self.anchor, self.taken = maker, anchor, taken
         self.before = anchor
         """New nodes go before this one; a rewrite that starts earlier moves it."""

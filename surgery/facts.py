@@ -53,7 +53,7 @@ class Facts:
             manifest = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as e:
             raise PackageError(
-                f"{raw}: no raw export here (manifest.json missing). Run python -m export_min first."
+                f"{raw}: no raw export (manifest.json missing). Run python -m export_min first."
             ) from e
         except json.JSONDecodeError as e:
             raise PackageError(f"{path}: not valid JSON: {e}.") from e

@@ -152,7 +152,9 @@ class Quantized:
         scales = (self.scales, self.format.scales_shape(n, k))
         if self.format.symmetric:
             return packed, scales
-        return packed, scales, (ir.DataType.UINT8, self.format.zero_points_shape(n, k))
+        zero_points = self.format.zero_points_shape(n, k)
+        assert zero_points is not None
+        return packed, scales, (ir.DataType.UINT8, zero_points)
 
     def read(self, start: int, stop: int) -> tuple[Array, ...]:
         """Quantize rows."""
@@ -178,7 +180,7 @@ class RowTensor(ir.LazyTensor):
         dtype, natural = source.parts[part]
         final = natural if shape is None else shape
 
-        def whole() -> ir.Tensor:
+        def whole() -> ir.TensorProtocol:
             array = source.read(0, natural[0])[part].reshape(final)
             return ir.Tensor(np.ascontiguousarray(array), dtype=dtype, name=name)
 

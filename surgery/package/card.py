@@ -13,11 +13,14 @@ execution provider `{provider}`: vision and embedding in {precision}, decoder in
 DeepStack is carried, M-RoPE is exact, pictures of any size and number.
 
 ```python
+import json
+
 import onnxruntime_genai as og
 
 model = og.Model("{folder}")
 tokenizer, processor = og.Tokenizer(model), model.create_multimodal_processor()
-prompt = "<|im_start|>user\\n<|vision_start|><|image_pad|><|vision_end|>What is this?<|im_end|>\\n<|im_start|>assistant\\n"
+message = {{"role": "user", "content": "<|vision_start|><|image_pad|><|vision_end|>What is this?"}}
+prompt = tokenizer.apply_chat_template(json.dumps([message]), add_generation_prompt=True)
 inputs = processor(prompt, images=og.Images.open("picture.png"))
 generator = og.Generator(model, og.GeneratorParams(model))
 generator.set_inputs(inputs)

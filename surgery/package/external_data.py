@@ -218,7 +218,7 @@ def write_piece(job: Job, start: int, stop: int, files: Mapping[str, int]) -> in
 
 def write_at(descriptor: int, offset: int, array: np.ndarray) -> int:
     """Write all bytes of an array at an offset."""
-    view = memoryview(array)
+    view = memoryview(array.data)
     done = 0
     if hasattr(os, "pwrite"):
         while done < len(view):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
+from typing import TypeGuard
 
 import onnx_ir as ir
 import sympy
@@ -47,11 +49,9 @@ class Dims(Pass):
         """Values with a dimension that is spelled otherwise."""
         for graph in model.graphs():
             for value in (*graph.inputs, *(v for node in graph for v in node.outputs)):
-                for dim in value.shape or ():
-                    if isinstance(dim, ir.SymbolicDim) and dim.value is not None:
-                        if self.canonical(str(dim.value)) != str(dim.value):
-                            yield value
-                            break
+                dims = [str(d.value) for d in value.shape or () if named(d)]
+                if any(self.canonical(dim) != dim for dim in dims):
+                    yield value
 
     def sites(self, model: ir.Model) -> list[Site]:
         """Values to respell."""
@@ -63,18 +63,16 @@ class Dims(Pass):
         for value in found:
             assert value.shape is not None
             value.shape = ir.Shape(
-                [
-                    self.canonical(str(dim.value))
-                    if isinstance(dim, ir.SymbolicDim) and dim.value is not None
-                    else dim
-                    for dim in value.shape
-                ]
+                [self.canonical(str(d.value)) if named(d) else d for d in value.shape]
             )
         return len(found)
 
 
+def named(dim: int | ir.SymbolicDim) -> TypeGuard[ir.SymbolicDim]:
+    """Whether a dimension is symbolic and has a name."""
+    return isinstance(dim, ir.SymbolicDim) and dim.value is not None
+
+
 def words(text: str) -> list[str]:
     """Identifiers in an expression."""
-    import re
-
     return re.findall(r"[A-Za-z_]\w*", text)

@@ -96,7 +96,7 @@ class MRope(NodePass[Mrotation]):
             out = add("MRotaryEmbedding", inputs, attributes, domain="com.microsoft", like=turn.x)
             replace(turn.end, out)
             return
-        b, s, _, d = before.shape or (None,) * 4
+        b, s, *_ = before.shape or (None,) * 4
         flat = add.constant(np.array([0, 0, heads * turn.width], np.int64), f"merge_{heads}_heads")
         split = add.constant(np.array([0, 0, heads, turn.width], np.int64), f"split_{heads}_heads")
         x = add("Reshape", [before, flat], dtype=before.dtype, shape=(b, s, heads * turn.width))

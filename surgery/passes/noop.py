@@ -13,7 +13,7 @@ FAR = 1 << 30
 class Noop(NodePass[ir.Value]):
     """Nodes without effect, bypassed.
 
-    before  Slice of everything, Transpose in order, Expand to its own shape, Cast to its type, x * 1
+    before  Slice of all, Transpose in order, Expand to its own shape, Cast to its own type, x * 1
     after   the input itself
     keeps   values, shapes and types
     not     a node that makes a graph output straight from a graph input or initializer
@@ -61,9 +61,10 @@ class Noop(NodePass[ir.Value]):
         pairs = ((a, b),) if node.op_type == "Div" else ((a, b), (b, a))
         for value, other in pairs:
             numbers = constant(other)
-            if value is not None and numbers is not None and numbers.ndim == 0:
-                if numbers == element and constant(value) is None:
-                    return value
+            if value is None or numbers is None or numbers.ndim or constant(value) is not None:
+                continue
+            if numbers == element:
+                return value
         m.check(False, f"a scalar {element:g}", "another operand")
         raise AssertionError
 
