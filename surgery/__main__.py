@@ -37,7 +37,8 @@ def main(argv: list[str] | None = None) -> int:
         lines = "\n".join(f"  {name:<9} {text}" for name, text in COMMANDS.items())
         parser.epilog = f"commands (python -m surgery COMMAND --help):\n{lines}"
     module.configure(parser)
-    args = parser.parse_args(words[1:] if named else words)
+    # intermixed: "chat DIR --image PATH PROMPT" has an option between its two words
+    args = parser.parse_intermixed_args(words[1:] if named else words)
     return run(lambda: module.main(args))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from surgery.errors import UserError
@@ -30,15 +31,19 @@ def progress(**options: Any) -> Progress:
     )
 
 
+def complain(error: UserError) -> None:
+    """Print an error as one line."""
+    line = escape(" ".join(str(error).split()))
+    console.print(f"[bold red]error[/]: {line}", soft_wrap=True)
+
+
 def run(command: Callable[[], int | None]) -> int:
     """Run a command; a `UserError` becomes one line and exit code 2, Ctrl-C becomes 130."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return command() or 0
     except UserError as e:
-        console.print(
-            f"[bold red]error[/]: {' '.join(str(e).split())}", soft_wrap=True, markup=True
-        )
+        complain(e)
         return 2
     except KeyboardInterrupt:
         console.print("interrupted; nothing was written")

@@ -188,6 +188,10 @@ class Facts:
             raise UserError(f"--image-size {size}: must be a multiple of {unit}.")
         return 1, size // patch, size // patch
 
+    def half_op(self, op: str) -> bool:
+        """Whether the provider computes an op in float16."""
+        return self.target.runs(op, ir.DataType.FLOAT16)
+
     def format(self, name: str) -> quant.BlockFormat | None:
         """How a weight of the decoder is quantized."""
         if not self.quantized:

@@ -15,13 +15,16 @@ from surgery.passes.deepstack import DeepStack
 from surgery.passes.dims import Dims
 from surgery.passes.feature_concat import FeatureConcat
 from surgery.passes.feature_gather import FeatureGather
+from surgery.passes.fixed_grid import FixedGrid
 from surgery.passes.fold import Fold
 from surgery.passes.freq_table import FreqTable
 from surgery.passes.gqa import Gqa
+from surgery.passes.half import F16, F32, Half
 from surgery.passes.last_logits import LastLogits
 from surgery.passes.matmul_nbits import MatMulNBits
 from surgery.passes.mrope import MRope
 from surgery.passes.noop import Noop
+from surgery.passes.opset import Opset
 from surgery.passes.packed_attention import PackedAttention
 from surgery.passes.patch_embed import PatchEmbed
 from surgery.passes.qkv_split import QkvSplit
@@ -58,6 +61,7 @@ VISION: Recipe = (
     Step(lambda f: Fold()),
     Step(lambda f: Noop()),
     Step(lambda f: WeightCast()),
+    Step(lambda f: FixedGrid(f.grid), when=lambda f: f.grid is not None),
     Step(lambda f: StaticReshape()),
     Step(lambda f: PatchEmbed(), lambda f: 1),
     Step(lambda f: FreqTable(f.grid_side), lambda f: 2),
@@ -68,6 +72,8 @@ VISION: Recipe = (
     Step(lambda f: SkipLayerNorm(), lambda f: 2 * f.depth),
     Step(lambda f: ReshapeChain()),
     Step(lambda f: Fold()),
+    Step(lambda f: Half(f.half_op), when=lambda f: f.vision_dtype == F16),
+    Step(lambda f: Opset(f.target.opset), when=lambda f: f.target.opset < 23),
 )
 
 EMBEDDING: Recipe = (
@@ -76,6 +82,7 @@ EMBEDDING: Recipe = (
     Step(lambda f: Noop()),
     Step(lambda f: FeatureGather(f.levels), lambda f: 1),
     Step(lambda f: Fold()),
+    Step(lambda f: Opset(f.target.opset), when=lambda f: f.target.opset < 23),
 )
 
 DECODER: Recipe = (
@@ -84,9 +91,9 @@ DECODER: Recipe = (
     Step(lambda f: Noop()),
     Step(lambda f: WeightCast()),
     Step(lambda f: StaticReshape()),
-    Step(lambda f: RmsNorm(), lambda f: 4 * f.layers + 1),
+    Step(lambda f: RmsNorm(f.target.rms_norm), lambda f: 4 * f.layers + 1),
     Step(lambda f: FreqTable(f.options.max_length), lambda f: 2),
-    Step(lambda f: MRope(), lambda f: 2 * f.layers),
+    Step(lambda f: MRope(f.target.runs("MRotaryEmbedding", F32)), lambda f: 2 * f.layers),
     Step(lambda f: Gqa(), lambda f: f.layers),
     Step(lambda f: DeepStack(), lambda f: min(f.levels, f.layers)),
     Step(lambda f: SkipRmsNorm(), lambda f: 2 * f.layers),
@@ -100,6 +107,8 @@ DECODER: Recipe = (
     Step(lambda f: WeightTranspose()),
     Step(lambda f: ReshapeChain()),
     Step(lambda f: Fold()),
+    Step(lambda f: Half(f.half_op), when=lambda f: f.text_dtype == F16),
+    Step(lambda f: Opset(f.target.opset), when=lambda f: f.target.opset < 23),
 )
 
 RECIPES: dict[str, Recipe] = {"vision": VISION, "embedding": EMBEDDING, "decoder": DECODER}

@@ -38,7 +38,8 @@ class MRope(NodePass[Mrotation]):
     """Multimodal rotary embedding becomes one node for queries and one for keys.
 
     before  cos, sin = pick(Gather(table, position_ids [3, B, S])) ; x * cos + rotate_half(x) * sin
-    after   MRotaryEmbedding(x, position_ids, cos table, sin table)
+    after   MRotaryEmbedding(x, position_ids, cos table, sin table), or where a provider lacks it
+            RotaryEmbedding(x, row of each token, picked cos, picked sin), picked with two Where
     keeps   any (t, h, w); the sections are read off the graph by running `pick` on codes
     not     one position axis (plain rotary); a pick that is neither interleaved nor sectioned
     why     74 nodes once and 7 nodes twice a layer run at every token; 2 a layer do
@@ -47,10 +48,16 @@ class MRope(NodePass[Mrotation]):
     name = "mrope"
     anchors = ("Concat",)
 
-    def __init__(self) -> None:
-        """Start without knowledge of any pick."""
+    def __init__(self, fused: bool = True) -> None:
+        """Start without knowledge of any pick.
+
+        Args:
+            fused: use `MRotaryEmbedding`; False for providers without it.
+        """
         super().__init__()
+        self.fused = fused
         self.picks: dict[ir.Value, tuple[ir.Node, Axes] | str] = {}
+        self.tokens: Tokens | None = None
 
     def match(self, node: ir.Node, m: Matcher) -> Mrotation:
         """A rotation whose cosines and sines are picked from one table each."""
@@ -82,29 +89,80 @@ class MRope(NodePass[Mrotation]):
             return super().apply(model)
         finally:
             self.picks.clear()
+            self.tokens = None
 
     def rewrite(self, node: ir.Node, found: Mrotation, add: Builder) -> None:
         """Rotate before the heads are moved to the front, where the op wants them."""
         turn = found.rotation
-        attributes = {"mrope_section": found.axes.section, "mrope_layout": found.axes.layout}
         moved = turn.x.producer()
         heads = turn.x.shape[1] if turn.x.shape is not None else None
         before = moved.inputs[0] if moved is not None else None
         perm = moved.attributes.get_ints("perm", ()) if moved is not None else ()
         if before is None or not isinstance(heads, int) or list(perm) != [0, 2, 1, 3]:
-            inputs = [turn.x, found.position, found.cos, found.sin]
-            out = add("MRotaryEmbedding", inputs, attributes, domain="com.microsoft", like=turn.x)
-            replace(turn.end, out)
+            replace(turn.end, self.rotate(turn.x, found, {}, add))
             return
         b, s, *_ = before.shape or (None,) * 4
         flat = add.constant(np.array([0, 0, heads * turn.width], np.int64), f"merge_{heads}_heads")
         split = add.constant(np.array([0, 0, heads, turn.width], np.int64), f"split_{heads}_heads")
         x = add("Reshape", [before, flat], dtype=before.dtype, shape=(b, s, heads * turn.width))
-        inputs = [x, found.position, found.cos, found.sin]
-        attributes |= {"num_heads": heads}
-        out = add("MRotaryEmbedding", inputs, attributes, domain="com.microsoft", like=x)
+        out = self.rotate(x, found, {"num_heads": heads}, add)
         out = add("Reshape", [out, split], like=before)
         replace(turn.end, add("Transpose", [out], {"perm": [0, 2, 1, 3]}, like=turn.x))
+
+    def rotate(
+        self, x: ir.Value, found: Mrotation, attributes: dict[str, object], add: Builder
+    ) -> ir.Value:
+        """The rotation of one value, by either op."""
+        if self.fused:
+            attributes["mrope_section"] = found.axes.section
+            attributes["mrope_layout"] = found.axes.layout
+            inputs = [x, found.position, found.cos, found.sin]
+            return add("MRotaryEmbedding", inputs, attributes, domain="com.microsoft", like=x)
+        if self.tokens is None:
+            self.tokens = pick_tokens(found, add)
+        inputs = [x, self.tokens.row, self.tokens.cos, self.tokens.sin]
+        return add("RotaryEmbedding", inputs, attributes, domain="com.microsoft", like=x)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Angles picked once for all layers, one row a token."""
+
+    row: ir.Value
+    """`[B, S]` int64: 0, 1, 2, ... through the batch."""
+    cos: ir.Value
+    sin: ir.Value
+    """`[B * S, D/2]`."""
+
+
+def pick_tokens(found: Mrotation, add: Builder) -> Tokens:
+    """Pick the angle of each frequency from its axis: an exact selection, no arithmetic."""
+    section, layout = found.axes.section, found.axes.layout
+    axis = axes_by_frequency(section, layout)
+    int64, frequencies = ir.DataType.INT64, len(axis)
+    rows = add.constant(np.array([-1, frequencies], np.int64), f"rows_of_{frequencies}")
+    picked = []
+    for table in (found.cos, found.sin):
+        per_axis = []
+        for a in range(3):
+            index = add.constant(np.array(a, np.int64), f"axis_{a}")
+            one = add("Gather", [found.position, index], {"axis": 0}, dtype=int64)
+            per_axis.append(add("Gather", [table, one], {"axis": 0}, dtype=table.dtype))
+        angles = per_axis[0]
+        for a in (1, 2):
+            mask = add.constant(axis == a, f"frequencies_of_axis_{a}")
+            angles = add("Where", [mask, per_axis[a], angles], dtype=table.dtype)
+        picked.append(
+            add("Reshape", [angles, rows], dtype=table.dtype, shape=(None, frequencies))
+        )
+    zero, one = (add.constant(np.array(n, np.int64), f"int_{n}") for n in (0, 1))
+    index = add.constant(np.array(0, np.int64), "axis_0")
+    first = add("Gather", [found.position, index], {"axis": 0}, dtype=int64)
+    shape = add("Shape", [first], dtype=int64, shape=(2,))
+    count = add("ReduceProd", [shape], {"keepdims": 0}, dtype=int64, shape=())
+    numbers = add("Range", [zero, count, one], dtype=int64, shape=(None,))
+    row = add("Reshape", [numbers, shape], dtype=int64, shape=(None, None))
+    return Tokens(row, picked[0], picked[1])
 
 
 def read_pick(angles: ir.Value) -> tuple[ir.Node, Axes] | str:

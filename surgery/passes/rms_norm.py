@@ -23,7 +23,7 @@ class RmsNorm(NodePass[Norm]):
     """Six nodes of RMS normalization become one.
 
     before  x * Reciprocal(Sqrt(ReduceMean(x ** 2, -1) + epsilon)) * weight
-    after   RMSNormalization(x, weight)
+    after   RMSNormalization(x, weight), or onnxruntime's own SimplifiedLayerNormalization
     keeps   float32 statistics (stash_type 1); the sum of squares may be taken in another order
     not     a mean over other axes than the last; a weight that is not one row
     why     one pass over memory instead of six, and the form that skip_rms_norm starts from
@@ -31,6 +31,16 @@ class RmsNorm(NodePass[Norm]):
 
     name = "rms_norm"
     anchors = ("ReduceMean",)
+
+    def __init__(self, op: str = "RMSNormalization") -> None:
+        """Choose the op.
+
+        Args:
+            op: ONNX's since opset 23, or "SimplifiedLayerNormalization", the same under the name
+                that providers have long had a kernel for.
+        """
+        super().__init__()
+        self.op = op
 
     def match(self, node: ir.Node, m: Matcher) -> Norm:
         """Walk from the mean up to x and down to the scaling."""
@@ -64,4 +74,4 @@ class RmsNorm(NodePass[Norm]):
         """One node in place of six."""
         attributes = {"axis": -1, "epsilon": found.epsilon, "stash_type": 1}
         inputs = [found.x, found.weight]
-        replace(found.end, add("RMSNormalization", inputs, attributes, like=found.end))
+        replace(found.end, add(self.op, inputs, attributes, like=found.end))

@@ -16,5 +16,5 @@ class SkipRmsNorm(SkipNorm):
     """
 
     name = "skip_rms_norm"
-    anchors = ("RMSNormalization",)
+    anchors = ("RMSNormalization", "SimplifiedLayerNormalization")
     op = "SkipSimplifiedLayerNormalization"
