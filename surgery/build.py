@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import onnx_ir as ir
@@ -17,6 +17,7 @@ from surgery.package.genai_config import DECODER, EMBEDDING, PROCESSOR, VISION, 
 from surgery.package.processor_config import processor_config
 from surgery.package.tokenizer import copy_tokenizer
 from surgery.recipes import RECIPES
+from surgery.selection import EVERYTHING, Selection
 from surgery.staging import check_free, staged
 
 FILES = {"vision": VISION, "embedding": EMBEDDING, "decoder": DECODER}
@@ -28,7 +29,8 @@ def build(
     output: str | Path | None = None,
     options: Options | None = None,
     force: bool = False,
-    watch: Callable[[runner.Record, ir.Model], None] | None = None,
+    watchers: Sequence[runner.Watcher] = (),
+    tell: Callable[[runner.Record, str], None] | None = None,
 ) -> Path:
     """Apply the recipes to a raw export and write a package for onnxruntime-genai.
 
@@ -37,7 +39,8 @@ def build(
         output: directory to write, whole or not at all; build/PROVIDER-PRECISION by default.
         options: precision, provider and sizes.
         force: replace an earlier package.
-        watch: called after each pass with its record and the graph.
+        watchers: look at the graphs pass by pass; what they see is what is written.
+        tell: takes each pass's record and the watchers' words; prints a line by default.
 
     Returns:
         The output directory.
@@ -50,22 +53,49 @@ def build(
     output = Path(output or f"build/{provider}-{options.text_precision}")
     check_free(output, force)
     facts = Facts.load(Path(raw), options)
-    models = {}
-    for name, recipe in RECIPES.items():
-        model = runner.load(facts.raw / f"{name}.onnx", facts.weights)
-        for record in runner.run(name, model, recipe, facts):
-            (watch or show)(record, model)
-        models[FILES[name]] = model
+    models = operate(facts, watchers=watchers, tell=tell)
     with staged(output, force) as stage:
-        layout = write(models, stage, facts)
+        layout = write({FILES[name]: model for name, model in models.items()}, stage, facts)
     total = sum(layout.sizes.values())
     console.print(f"wrote {output}: {total / 1e6:,.1f} MB of weights in {len(layout.sizes)} files")
     return output
 
 
-def show(record: runner.Record, model: ir.Model) -> None:
+def operate(
+    facts: Facts,
+    selection: Selection = EVERYTHING,
+    watchers: Sequence[runner.Watcher] = (),
+    tell: Callable[[runner.Record, str], None] | None = None,
+) -> dict[str, ir.Model]:
+    """Run the recipes on the raw graphs.
+
+    Args:
+        facts: the raw export and the options.
+        selection: the passes and graphs to run; all by default.
+        watchers: look at the graphs pass by pass.
+        tell: takes each pass's record and the watchers' words; prints a line by default.
+
+    Returns:
+        The graphs by name.
+    """
+    models = {}
+    try:
+        for name in selection.graphs:
+            model = runner.load(facts.raw / f"{name}.onnx", facts.weights)
+            for record, words in runner.watched(
+                name, model, RECIPES[name], facts, selection, watchers
+            ):
+                (tell or show)(record, words)
+            models[name] = model
+    finally:
+        for watcher in watchers:
+            watcher.end()
+    return models
+
+
+def show(record: runner.Record, words: str = "") -> None:
     """Print a pass's line."""
-    console.print(record.line(), soft_wrap=True, markup=False)
+    console.print(f"{record.line()}  {words}".rstrip(), soft_wrap=True, markup=False)
 
 
 def write(models: dict[str, ir.Model], folder: Path, facts: Facts) -> Layout:

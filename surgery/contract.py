@@ -308,7 +308,9 @@ def constant(value: ir.Value | None) -> np.ndarray | None:
     if value is None:
         return None
     tensor = ir.convenience.get_const_tensor(value)
-    if tensor is None or isinstance(tensor, ir.ExternalTensor) or tensor.size > LARGEST_CONSTANT:
+    if tensor is None or isinstance(tensor, ir.ExternalTensor | ir.LazyTensor):
+        return None  # a weight
+    if tensor.size > LARGEST_CONSTANT:
         return None
     return np.asarray(tensor.numpy())
 

@@ -105,6 +105,11 @@ class Facts:
         return int(self.vision["depth"])
 
     @property
+    def merge(self) -> int:
+        """Patches along each side of the square that makes one token."""
+        return int(self.vision["spatial_merge_size"])
+
+    @property
     def heads(self) -> int:
         """Query heads."""
         return int(self.text["num_attention_heads"])

@@ -35,8 +35,6 @@ class Region:
             part = ir.convenience.extract(graph, inputs=list(inputs), outputs=[output])
         except ValueError as e:
             raise Leaks(str(e)) from e
-        for node in part:
-            node.metadata_props.clear()
         self.names = [value.name or "" for value in inputs]
         self.constants = [
             int(x)
@@ -44,20 +42,33 @@ class Region:
             if v.const_value is not None and v.const_value.dtype in (ir.DataType.INT64,)
             for x in np.ravel(v.const_value.numpy())
         ]
-        part.opset_imports.update(graph.opset_imports)
-        proto = ir.to_proto(ir.Model(part, ir_version=10))
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        self.session = ort.InferenceSession(
-            proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        self.session = session(part, graph.opset_imports)
 
     def __call__(self, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
         """Run on arrays by input name; an input that the region does not read may be left out."""
         wanted = {i.name for i in self.session.get_inputs()}
         (out,) = self.session.run(None, {k: v for k, v in feeds.items() if k in wanted})
         return np.asarray(out)
+
+
+def evaluate(graph: ir.Graph, values: Sequence[ir.Value]) -> list[np.ndarray]:
+    """Compute values that depend on constants alone."""
+    part = ir.convenience.extract(graph, inputs=[], outputs=list(values))
+    return [np.asarray(array) for array in session(part, graph.opset_imports).run(None, {})]
+
+
+def session(part: ir.Graph, opsets: Mapping[str, int]) -> ort.InferenceSession:
+    """A region as a session, unoptimized: it runs a few times on small arrays."""
+    for node in part:
+        node.metadata_props.clear()
+    part.opset_imports.update(opsets)
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    proto = ir.to_proto(ir.Model(part, ir_version=10))
+    return ort.InferenceSession(
+        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
 
 
 def lookups(value: ir.Value) -> list[ir.Node]:

@@ -57,7 +57,7 @@ class Step:
 Recipe = tuple[Step, ...]
 
 VISION: Recipe = (
-    Step(lambda f: Dims()),
+    Step(lambda f: Dims({f"floor(patches/{f.merge**2})": "tokens"})),
     Step(lambda f: Fold()),
     Step(lambda f: Noop()),
     Step(lambda f: WeightCast()),
@@ -70,8 +70,8 @@ VISION: Recipe = (
     Step(lambda f: PackedAttention(), lambda f: f.depth),
     Step(lambda f: FeatureConcat(), lambda f: 1),
     Step(lambda f: SkipLayerNorm(), lambda f: 2 * f.depth),
-    Step(lambda f: ReshapeChain()),
     Step(lambda f: Fold()),
+    Step(lambda f: ReshapeChain()),
     Step(lambda f: Half(f.half_op), when=lambda f: f.vision_dtype == F16),
     Step(lambda f: Opset(f.target.opset), when=lambda f: f.target.opset < 23),
 )
@@ -105,8 +105,8 @@ DECODER: Recipe = (
         lambda f: f.quantized,
     ),
     Step(lambda f: WeightTranspose()),
-    Step(lambda f: ReshapeChain()),
     Step(lambda f: Fold()),
+    Step(lambda f: ReshapeChain()),
     Step(lambda f: Half(f.half_op), when=lambda f: f.text_dtype == F16),
     Step(lambda f: Opset(f.target.opset), when=lambda f: f.target.opset < 23),
 )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import onnx_ir as ir
 
@@ -14,29 +15,65 @@ from surgery import view
 from surgery.contract import ExpectationError, Pass
 from surgery.errors import PackageError
 from surgery.facts import Facts
-from surgery.recipes import Recipe
+from surgery.recipes import Recipe, Step
+from surgery.selection import EVERYTHING, Selection
 
 
 @dataclass(frozen=True)
 class Record:
-    """What one pass did."""
+    """What one pass did.
+
+    Attributes:
+        graph: name of the graph.
+        name: name of the pass.
+        index: place of the pass in this graph's run, from 1.
+        sites: where it acted.
+        expected: sites that the recipe asks for; None for any number.
+        before: nodes before it, constants not counted.
+        after: nodes after it.
+        deltas: nodes gained and lost by op type.
+        seconds: time that it took.
+        step: the step of the recipe, to make the pass again.
+    """
 
     graph: str
     name: str
+    index: int
     sites: int
+    expected: int | None
     before: int
     after: int
     deltas: Counter[str]
     seconds: float
+    step: Step = field(repr=False)
+
+    @property
+    def met(self) -> bool:
+        """Whether the number of sites is the expected one."""
+        return self.expected is None or self.sites == self.expected
 
     def line(self) -> str:
         """One line for people."""
         changes = sorted(self.deltas.items(), key=lambda kv: (kv[1], kv[0]))
         words = " ".join(f"{n:+d} {op.split('::')[-1]}" for op, n in changes if n)
+        wanted = "" if self.met else f"(expected {self.expected}; passes before it were left out) "
         return (
             f"{self.graph:<9} {self.name:<16} {self.sites:>4} sites "
-            f"{self.before:>5} -> {self.after:<5} {self.seconds:5.2f} s  {words}"
+            f"{self.before:>5} -> {self.after:<5} {self.seconds:5.2f} s  {wanted}{words}"
         )
+
+
+class Watcher(Protocol):
+    """Looks at a run pass by pass. It reads graphs and never writes to them."""
+
+    def begin(self, name: str, model: ir.Model, facts: Facts) -> None:
+        """See a graph before its first pass."""
+
+    def after(self, record: Record, model: ir.Model) -> str:
+        """See a graph after a pass; returns words for the pass's line."""
+
+    def end(self) -> None:
+        """The last graph is done."""
 
 
 def load(path: Path, weights: Path | None = None) -> ir.Model:
@@ -60,14 +97,20 @@ def load(path: Path, weights: Path | None = None) -> ir.Model:
     return model
 
 
-def run(name: str, model: ir.Model, recipe: Recipe, facts: Facts) -> Iterator[Record]:
+def run(
+    name: str, model: ir.Model, recipe: Recipe, facts: Facts, selection: Selection = EVERYTHING
+) -> Iterator[Record]:
     """Apply a recipe in place, yielding a record after each pass.
+
+    A pass that comes after one that was left out may find another number of sites than the
+    recipe expects; its record says so.
 
     Raises:
         ExpectationError: a pass found another number of sites than the recipe expects.
         PassError: a pass could not do what it promised.
     """
-    for step in recipe:
+    index = 0
+    for step, gap in selection.steps(recipe):
         if not step.when(facts):
             continue
         work = step.make(facts)
@@ -75,11 +118,40 @@ def run(name: str, model: ir.Model, recipe: Recipe, facts: Facts) -> Iterator[Re
         work(model)
         seconds = time.perf_counter() - start
         after = view.histogram(model)
-        if step.expect is not None and work.count != step.expect(facts):
-            raise missed(name, model, work, step.expect(facts))
+        expected = None if step.expect is None else step.expect(facts)
+        if expected is not None and work.count != expected and not gap:
+            raise missed(name, model, work, expected)
         deltas = Counter(after)
         deltas.subtract(before)
-        yield Record(name, work.name, work.count, total(before), total(after), deltas, seconds)
+        index += 1
+        yield Record(
+            name,
+            work.name,
+            index,
+            work.count,
+            expected,
+            total(before),
+            total(after),
+            deltas,
+            seconds,
+            step,
+        )
+
+
+def watched(
+    name: str,
+    model: ir.Model,
+    recipe: Recipe,
+    facts: Facts,
+    selection: Selection = EVERYTHING,
+    watchers: Sequence[Watcher] = (),
+) -> Iterator[tuple[Record, str]]:
+    """`run` with watchers: each record with the words that they add to its line."""
+    for watcher in watchers:
+        watcher.begin(name, model, facts)
+    for record in run(name, model, recipe, facts, selection):
+        words = [watcher.after(record, model) for watcher in watchers]
+        yield record, "  ".join(filter(None, words))
 
 
 def total(histogram: Counter[str]) -> int:

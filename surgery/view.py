@@ -1,7 +1,8 @@
 """A graph as canonical text: one node a line, the same text for the same graph.
 
 Values are renamed in order, module paths become sections, weights show name, dtype and shape,
-small constants their numbers. `diff -u` between two steps of a run shows what a pass did.
+small constants their numbers. `diff -u` between two steps of a run shows what a pass did: with
+`Names` that both share, a value keeps its number for as long as it lives.
 """
 
 from __future__ import annotations
@@ -20,16 +21,39 @@ INLINE = 8
 """Elements up to which a constant shows its numbers."""
 
 
-def text(model: ir.Model) -> str:
-    """The whole model as canonical text."""
+class Names:
+    """Numbers of values by name, given in order of appearance and kept from text to text."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[str, str] = {}
+
+    def __call__(self, value: ir.Value) -> str:
+        """The number of a value."""
+        return self.numbers.setdefault(value.name or "", f"%{len(self.numbers)}")
+
+
+def text(model: ir.Model, names: Names | None = None, types: bool = False) -> str:
+    """The whole model as canonical text.
+
+    Args:
+        model: the graph.
+        names: numbers of values to go on with; by default they start anew.
+        types: whether each node's line ends in the dtype and shape of its first output.
+    """
     opsets = ", ".join(f"{domain or 'onnx'} {v}" for domain, v in model.opset_imports.items())
     lines = [f"opset {opsets}"]
     lines += [f"input  {v.name} {kind(v)}" for v in model.graph.inputs]
-    lines += body(model.graph, {}, "")
+    lines += body(model.graph, {}, "", names, types)
     return "\n".join(lines) + "\n"
 
 
-def body(graph: ir.Graph, known: dict[ir.Value, str], indent: str) -> Iterator[str]:
+def body(
+    graph: ir.Graph,
+    known: dict[ir.Value, str],
+    indent: str,
+    names: Names | None = None,
+    types: bool = False,
+) -> Iterator[str]:
     """The lines of a graph; `known` holds the names of values from around it."""
     known = dict(known)
     for value in graph.inputs:
@@ -48,16 +72,17 @@ def body(graph: ir.Graph, known: dict[ir.Value, str], indent: str) -> Iterator[s
             elif not value.uses():
                 known[value] = "_"
             else:
-                known[value] = f"%{len(known)}"
+                known[value] = f"%{len(known)}" if names is None else names(value)
             outputs.append(known[value])
         op = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
         attributes = [f"{k}={attribute(a)}" for k, a in sorted(node.attributes.items()) if plain(a)]
         marks = f" {{{', '.join(attributes)}}}" if attributes else ""
-        yield f"{indent}{', '.join(outputs)} = {op}({inputs}){marks}"
+        type_ = f" : {kind(node.outputs[0])}" if types and node.outputs else ""
+        yield f"{indent}{', '.join(outputs)} = {op}({inputs}){marks}{type_}"
         for name, inner in node.attributes.items():
             if inner.type == ir.AttributeType.GRAPH:
                 yield f"{indent}  {name}:"
-                yield from body(inner.as_graph(), known, indent + "    ")
+                yield from body(inner.as_graph(), known, indent + "    ", names, types)
     for value in graph.outputs:
         yield f"{indent}output {known.get(value, value.name)} {kind(value)}"
 

@@ -1,10 +1,15 @@
-"""Turn raw graphs into a package for onnxruntime-genai."""
+"""Turn raw graphs into a package for onnxruntime-genai, or run and watch a few of the passes."""
 
 from __future__ import annotations
 
 import argparse
+import json
+from pathlib import Path
 
+from surgery.console import console
+from surgery.errors import UserError
 from surgery.facts import Options
+from surgery.selection import Selection
 from surgery.targets import TARGETS
 
 
@@ -14,6 +19,26 @@ def configure(p: argparse.ArgumentParser) -> None:
     p.add_argument("-o", "--output", help="package (default: build/PROVIDER-PRECISION)")
     add_options(p)
     p.add_argument("--force", action="store_true", help="replace an earlier package")
+    p.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    p.add_argument("--json", action="store_true", help="print the run as one JSON object")
+    add_selection(p)
+
+
+def add_selection(p: argparse.ArgumentParser) -> None:
+    """Options that choose passes; a run with one of them makes no package."""
+    group = p.add_argument_group(
+        "passes", "With --only, --skip, --until or --graph no package is made."
+    )
+    group.add_argument("--list", action="store_true", help="print the recipes and every pass")
+    group.add_argument("--only", type=words, default=(), metavar="PASS[,PASS]", help="run these")
+    group.add_argument("--skip", type=words, default=(), metavar="PASS[,PASS]", help="leave out")
+    group.add_argument("--until", metavar="PASS", help="stop after this one")
+    group.add_argument("--graph", metavar="GRAPH", help="vision, embedding or decoder alone")
+
+
+def words(text: str) -> tuple[str, ...]:
+    """Names between commas."""
+    return tuple(word for word in text.replace(" ", "").split(",") if word)
 
 
 def add_options(p: argparse.ArgumentParser) -> None:
@@ -76,9 +101,50 @@ def options(args: argparse.Namespace) -> Options:
     )
 
 
-def main(args: argparse.Namespace) -> int:
-    """Build the package."""
-    from surgery.build import build
+def selection(args: argparse.Namespace) -> Selection:
+    """The chosen passes and graphs.
 
-    build(args.input, args.output, options(args), args.force)
+    Raises:
+        UserError: an unknown name.
+    """
+    return Selection(args.only, args.skip, args.until, args.graph)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Build the package, or run the chosen passes."""
+    if args.list:
+        from surgery.inspect.table import plain
+
+        print(plain())
+        return 0
+    console.quiet = args.quiet
+    try:
+        result = work(args)
+    finally:
+        console.quiet = False
+    if args.json:
+        print(json.dumps(result, indent=2))
     return 0
+
+
+def work(args: argparse.Namespace) -> dict[str, object]:
+    """Run; returns what `--json` prints."""
+    from surgery import build as job
+    from surgery.facts import Facts
+    from surgery.inspect.results import Results
+
+    results = Results()
+    chosen = selection(args)
+    if chosen.whole:
+        results.output = job.build(
+            args.input, args.output, options(args), args.force, tell=results.tell
+        )
+        return results.summary()
+    if args.output is not None:
+        raise UserError(
+            "-o: a run with --only, --skip, --until or --graph makes no package. "
+            "Leave -o out; --dump DIR keeps the graphs."
+        )
+    job.operate(Facts.load(Path(args.input), options(args)), chosen, tell=results.tell)
+    results.remark(chosen)
+    return results.summary()

@@ -11,6 +11,9 @@ from surgery.facts import Facts
 def processor_config(facts: Facts) -> dict[str, Any]:
     """The transforms from a picture file to `pixel_values` and `image_grid_thw`.
 
+    Pictures keep their aspect ratio, but for a package of one fixed size, where every picture is
+    stretched to that square.
+
     Numbers come from the checkpoint's preprocessor_config.json. `ConvertRGB` and the `qwen3_vl`
     flag of `Normalize` each swap channels: both or neither.
 
@@ -22,6 +25,7 @@ def processor_config(facts: Facts) -> dict[str, Any]:
     if off:
         raise PackageError(f"preprocessor_config.json: {off[0]} is false, which is not supported.")
     least, most = facts.pixels
+    side = facts.options.image_size or 384
     merge = int(p.get("merge_size", facts.vision["spatial_merge_size"]))
     patch = int(p.get("patch_size", facts.vision["patch_size"]))
     steps = [
@@ -31,9 +35,9 @@ def processor_config(facts: Facts) -> dict[str, Any]:
             "resize",
             "Resize",
             {
-                "width": 540,  # ignored beside smart_resize, but asked for
-                "height": 360,
-                "smart_resize": 1,
+                "width": side,  # beside smart_resize, asked for but ignored
+                "height": side,
+                "smart_resize": int(facts.grid is None),
                 "min_pixels": least,
                 "max_pixels": most,
                 "patch_size": patch,

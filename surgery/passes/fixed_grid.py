@@ -51,10 +51,17 @@ class FixedGrid(Pass):
         constant = initializer(model.graph, "fixed_grid", ir.tensor(array, name="fixed_grid"))
         for use in uses:
             use.node.replace_input_with(use.idx, constant)
-        patches = int(np.prod(self.grid))
-        for value in model.graph.inputs:
-            if value.name == "image_grid_thw":
-                value.shape = ir.Shape((1, 3))
-            elif value.name == "pixel_values" and value.shape is not None:
-                value.shape = ir.Shape((patches, value.shape[1]))
+        sizes = {"patches": int(np.prod(self.grid)), "images": 1}
+        made = [v for graph in model.graphs() for node in graph for v in node.outputs]
+        for value in (*model.graph.inputs, *made):
+            if value.shape is not None:
+                value.shape = ir.Shape([known(dim, sizes) for dim in value.shape])
         return len(uses)
+
+
+def known(dim: int | ir.SymbolicDim, sizes: dict[str, int]) -> int | ir.SymbolicDim:
+    """A dimension as a number, where it depends on known sizes alone."""
+    if isinstance(dim, int) or dim.value is None or not dim.free_symbols() <= sizes.keys():
+        return dim
+    number = dim.evaluate(sizes)
+    return dim if number is None else number

@@ -6,13 +6,16 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 from onnxscript.optimizer._constant_folding import FoldConstantsPass
 
-from surgery.contract import Pass, Site, constant
+from surgery.contract import Pass, Site, constant, initializer
+from surgery.probe import evaluate
 from surgery.scope import place
 
 INPUT_LIMIT = 1 << 12
 """Bytes of a constant that folding reads."""
 OUTPUT_LIMIT = 1 << 16
 """Bytes of a constant that folding makes."""
+RESULT_LIMIT = 1 << 22
+"""Bytes of a precomputed constant."""
 SMALL = 16
 """Elements up to which equal constants are merged."""
 
@@ -55,6 +58,7 @@ def tidy(model: ir.Model) -> None:
                 should_fold=spare_weights,
             ),
             common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+            Precompute(),
             MergeConstants(),
             common.IdentityEliminationPass(),
             common.CommonSubexpressionEliminationPass(),
@@ -64,6 +68,39 @@ def tidy(model: ir.Model) -> None:
         early_stop=True,
     )
     passes(model)
+
+
+class Precompute(ir.passes.InPlacePass):
+    """Regions that read nothing but constants, run once in onnxruntime.
+
+    The stock folder leaves out ops that its reference evaluator lacks (CumSum, Range in places);
+    with a fixed picture size they are most of the vision graph's preamble.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Replace every constant value that something else reads."""
+        graph = model.graph
+        fixed: set[ir.Value] = set()
+        for node in graph:
+            known = all(v in fixed or constant(v) is not None for v in node.inputs if v)
+            plain = not any(a.type == ir.AttributeType.GRAPH for a in node.attributes.values())
+            if known and plain and not node.domain and any(node.inputs):
+                fixed.update(node.outputs)
+        edge = [
+            v
+            for v in fixed
+            if not v.is_graph_output() and any(u.node.outputs[0] not in fixed for u in v.uses())
+        ]
+        edge.sort(key=lambda v: v.name or "")
+        arrays = evaluate(graph, edge) if edge else []
+        for value, array in zip(edge, arrays, strict=True):
+            if array.nbytes <= RESULT_LIMIT:
+                name = value.name or ""
+                value.name = f"{name}.computed"
+                made = initializer(graph, name, ir.tensor(array, name=name))
+                value.replace_all_uses_with(made)
+        common.RemoveUnusedNodesPass()(model)
+        return ir.passes.PassResult(model, modified=bool(edge))
 
 
 class MergeConstants(ir.passes.InPlacePass):

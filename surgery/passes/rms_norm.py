@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from surgery.contract import Builder, Matcher, NodePass, replace
+from surgery.rope import other
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class RmsNorm(NodePass[Norm]):
         assert x is not None
         if square.op_type == "Pow":
             exponent = m.constant(power, "a constant exponent")
-            m.check(exponent.size == 1 and float(exponent) == 2.0, "an exponent of 2", exponent)
+            m.check(exponent.size == 1 and exponent.item() == 2.0, "an exponent of 2", exponent)
         else:
             m.check(power is x, "x * x", "a product of two values")
         axes = m.constant(node.inputs[1], "constant axes").ravel().tolist()
@@ -58,17 +59,16 @@ class RmsNorm(NodePass[Norm]):
         m.check(node.attributes.get_int("keepdims", 1) == 1, "keepdims=1", 0)
 
         total = m.user(node.outputs[0], "Add")
-        (small,) = [v for v in total.inputs if v is not node.outputs[0]]
-        epsilon = m.constant(small, "a constant epsilon")
+        epsilon = m.constant(other(total, node.outputs[0]), "a constant epsilon")
+        m.check(epsilon.size == 1, "a constant epsilon, one number", epsilon)
         root = m.user(total.outputs[0], "Sqrt")
         inverse = m.user(root.outputs[0], "Reciprocal")
         normed = m.user(inverse.outputs[0], "Mul")
         m.check(x in normed.inputs, f"{x.name} scaled by its own norm", "another value")
         scaled = m.user(normed.outputs[0], "Mul")
-        (weight,) = [v for v in scaled.inputs if v is not normed.outputs[0]]
-        assert weight is not None
+        weight = other(scaled, normed.outputs[0])
         m.rank(weight, 1)
-        return Norm(x, weight, float(epsilon), scaled.outputs[0])
+        return Norm(x, weight, float(epsilon.item()), scaled.outputs[0])
 
     def rewrite(self, node: ir.Node, found: Norm, add: Builder) -> None:
         """One node in place of six."""

@@ -1,0 +1,1 @@
+"""Seeing what each pass does: tables, dumps, verification, near-misses, the report."""

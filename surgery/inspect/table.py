@@ -1,0 +1,43 @@
+"""The passes and their order as tables, from their docstrings: `--list`, and the README."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from surgery.contract import FIELDS
+from surgery.recipes import RECIPES
+from surgery.selection import names, passes
+
+
+def plain() -> str:
+    """Recipes and passes for a terminal."""
+    lines = [f"{name:<10} {' > '.join(names(recipe))}" for name, recipe in RECIPES.items()]
+    for name, made in passes().items():
+        about = made.describe()
+        lines += ["", f"{name}: {about['summary']}"]
+        lines += [f"  {word:<9} {about[word]}" for word in (*FIELDS, "upstream") if word in about]
+    return "\n".join(lines)
+
+
+def markdown() -> str:
+    """The same for a README: the order for each graph, then a row for each pass."""
+    return "\n".join([*order(), "", "| pass | before | after | why |", "|---|---|---|---|", *rows()])
+
+
+def order() -> Iterator[str]:
+    """A line for each graph."""
+    for name, recipe in RECIPES.items():
+        yield f"- **{name}**: {' → '.join(f'`{step}`' for step in names(recipe))}"
+
+
+def rows() -> Iterator[str]:
+    """A row for each pass."""
+    for name, made in passes().items():
+        about = made.describe()
+        cells = [f"`{name}`", *(cell(about[word]) for word in ("before", "after", "why"))]
+        yield f"| {' | '.join(cells)} |"
+
+
+def cell(text: str) -> str:
+    """Text that a table takes."""
+    return text.replace("|", "\\|")

@@ -1,0 +1,74 @@
+"""Is a package whole, does it run, do its parts agree, does it compute what PyTorch computes?
+
+Groups of checks, each resting on the ones before: after a group with a problem the rest is not
+run, so that one fault gives one line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from surgery.verify.configs import check_configs
+from surgery.verify.files import check_files
+from surgery.verify.finding import Finding
+from surgery.verify.graphs import check_graphs
+from surgery.verify.logits import check_logits
+from surgery.verify.opened import Opened
+from surgery.verify.runtime import check_runtime
+
+__all__ = ["Finding", "Report", "verify"]
+
+Group = Callable[[Opened], Iterator[Finding]]
+
+GROUPS: dict[str, Group] = {
+    "files": check_files,
+    "configurations": check_configs,
+    "graphs run": check_graphs,
+    "onnxruntime-genai": check_runtime,
+}
+
+
+@dataclass(frozen=True)
+class Report:
+    """The findings by group; groups that were not reached are absent."""
+
+    findings: dict[str, list[Finding]]
+    skipped: list[str]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every check holds."""
+        return not any(f.problem for found in self.findings.values() for f in found)
+
+
+def verify(
+    folder: str | Path,
+    checkpoint: str | Path | None = None,
+    cache_dir: str | None = None,
+    revision: str | None = None,
+) -> Report:
+    """Check a package.
+
+    Args:
+        folder: the package.
+        checkpoint: compare logits with this one in PyTorch: a directory, a hub id, or "demo".
+        cache_dir: where the hub keeps its downloads.
+        revision: branch, tag or commit on the hub.
+
+    Raises:
+        UserError: no package there, or the checkpoint cannot be used.
+    """
+    package = Opened(Path(folder))
+    groups = dict(GROUPS)
+    if checkpoint is not None:
+        groups["PyTorch"] = lambda package: check_logits(package, checkpoint, cache_dir, revision)
+    findings: dict[str, list[Finding]] = {}
+    skipped: list[str] = []
+    for name, group in groups.items():
+        if any(f.problem for found in findings.values() for f in found):
+            skipped.append(name)
+        else:
+            findings[name] = list(group(package))
+    return Report(findings, skipped)

@@ -1,0 +1,180 @@
+"""genai_config.json and processor_config.json say what the graphs are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import onnx_ir as ir
+
+from surgery.verify.finding import Finding, same
+from surgery.verify.opened import PARTS, Opened, port
+
+TRANSFORMS = ("DecodeImage", "Resize", "Rescale", "Normalize", "PatchImage")
+"""Steps of a picture that must be there, in this order."""
+
+SPECIAL = {
+    "image_token_id": "<|image_pad|>",
+    "video_token_id": "<|video_pad|>",
+    "vision_start_token_id": "<|vision_start|>",
+}
+
+
+def check_configs(package: Opened) -> Iterator[Finding]:
+    """Names, types and sizes; a missing key is a finding of its own."""
+    try:
+        yield from check_ports(package)
+        yield from check_sizes(package)
+        yield from check_tokens(package)
+    except KeyError as e:
+        yield Finding("genai_config.json", problem=f"{e} is missing")
+    try:
+        yield from check_processor(package)
+    except KeyError as e:
+        yield Finding("processor_config.json", problem=f"{e} is missing")
+
+
+def check_ports(package: Opened) -> Iterator[Finding]:
+    """Every configured input and output is one of its graph, and every input is configured."""
+    layers = range(int(package.model["decoder"]["num_hidden_layers"]))
+    lost: list[str] = []
+    for part in PARTS:
+        section, graph = package.model[part], package.graphs[part].graph
+        for kind, values in (("inputs", graph.inputs), ("outputs", graph.outputs)):
+            named = set(expand(section[kind], layers))
+            found = {str(v.name) for v in values}
+            lost += [f"{part} has no {kind[:-1]} {name}" for name in sorted(named - found)]
+            if kind == "inputs":
+                lost += [
+                    f"the {part} input {name} is not configured" for name in sorted(found - named)
+                ]
+    yield Finding("inputs and outputs", "as configured", "; ".join(lost[:3]))
+    grid = package.model["vision"]["inputs"]["image_grid_thw"]
+    yield same("vision.inputs.image_grid_thw", grid, "image_grid_thw", "the runtime")
+    if lost:
+        return
+    yield from check_links(package)
+
+
+def expand(names: dict[str, str], layers: range) -> Iterator[str]:
+    """Configured names, "%d" once a layer."""
+    for name in names.values():
+        yield from (name.replace("%d", str(i)) for i in layers) if "%d" in name else (name,)
+
+
+def check_links(package: Opened) -> Iterator[Finding]:
+    """What one graph makes is what the next one takes."""
+    vision, embedding, decoder = (package.model[part] for part in PARTS)
+    links = (
+        ("vision", vision["outputs"], "embedding", embedding["inputs"], "image_features"),
+        ("embedding", embedding["outputs"], "decoder", decoder["inputs"], "inputs_embeds"),
+        ("embedding", embedding["outputs"], "decoder", decoder["inputs"], "per_layer_inputs"),
+    )
+    for source, makes, sink, takes, name in links:
+        if name not in takes:
+            continue
+        made = port(package.graphs[source], makes[name])
+        taken = port(package.graphs[sink], takes[name])
+        yield same(f"{name} of {sink}", kind(taken), kind(made), f"the {source} graph")
+    graph = package.graphs["decoder"]
+    mask, positions = (
+        port(graph, decoder["inputs"][name]) for name in ("attention_mask", "position_ids")
+    )
+    assert mask is not None and positions is not None
+    yield same("position_ids", positions.dtype, mask.dtype, "attention_mask")
+
+
+def kind(value: ir.Value | None) -> str:
+    """Dtype and width of a value."""
+    return f"{value.dtype} x {width(value, -1)}" if value is not None else "absent"
+
+
+def width(value: ir.Value | None, axis: int) -> int | None:
+    """A static dimension of a value, or None."""
+    if value is None or value.shape is None:
+        return None
+    found = value.shape[axis]
+    return found if isinstance(found, int) else None
+
+
+def check_sizes(package: Opened) -> Iterator[Finding]:
+    """Sizes of the decoder."""
+    model, graph = package.model, package.graphs["decoder"]
+    decoder = model["decoder"]
+    logits = port(graph, decoder["outputs"]["logits"])
+    key = port(graph, decoder["inputs"]["past_key_names"].replace("%d", "0"))
+    embeds = port(graph, decoder["inputs"]["inputs_embeds"])
+    source = "the decoder graph"
+    yield same("vocab_size", model["vocab_size"], width(logits, -1), source)
+    yield same("decoder.hidden_size", decoder["hidden_size"], width(embeds, -1), source)
+    yield same("decoder.num_key_value_heads", decoder["num_key_value_heads"], width(key, 1), source)
+    yield same("decoder.head_size", decoder["head_size"], width(key, 3), source)
+    layers = sum(1 for v in graph.graph.inputs if str(v.name).startswith("past_key_values.")) // 2
+    yield same("decoder.num_hidden_layers", decoder["num_hidden_layers"], layers, source)
+    context, most = model["context_length"], package.config["search"]["max_length"]
+    rows = rotary_rows(graph)
+    if rows is not None:
+        fault = "" if context <= rows else f"is {context}, the rotary table ends at {rows}"
+        yield Finding("context_length", f"{context}, rotary table of {rows} rows", fault)
+    fault = "" if 0 < most <= context else f"is {most}, context_length is {context}"
+    yield Finding("search.max_length", str(most), fault)
+
+
+def rotary_rows(model: ir.Model) -> int | None:
+    """Positions that the text rotary tables hold."""
+    rows = [
+        value.shape[0]
+        for node in model.graph
+        if node.op_type in ("MRotaryEmbedding", "RotaryEmbedding")
+        for value in node.inputs
+        if value is not None and value.is_initializer() and value.shape is not None
+        if len(value.shape) == 2
+    ]
+    return min((r for r in rows if isinstance(r, int)), default=None)
+
+
+def check_tokens(package: Opened) -> Iterator[Finding]:
+    """Token ids lie in the vocabulary and are the tokenizer's."""
+    model, vocab = package.model, int(package.model["vocab_size"])
+    ends = model["eos_token_id"]
+    ids = {f"eos_token_id {e}": e for e in (ends if isinstance(ends, list) else [ends])}
+    ids |= {name: model[name] for name in ("bos_token_id", "pad_token_id", *SPECIAL)}
+    outside = [f"{name} is {i}" for name, i in ids.items() if not 0 <= int(i) < vocab]
+    note = f"{len(ids)} in the vocabulary of {vocab}"
+    fault = f"{', '.join(outside)}: outside the vocabulary of {vocab}" if outside else ""
+    yield Finding("token ids", note, fault)
+    try:
+        text = (package.folder / "tokenizer.json").read_text(encoding="utf-8")
+        added = {t["content"]: t["id"] for t in json.loads(text)["added_tokens"]}
+    except (ValueError, KeyError, TypeError) as e:
+        yield Finding("tokenizer.json", problem=f"cannot be read: {type(e).__name__} {e}")
+        return
+    wrong = [
+        f"{name} is {model[name]}, the tokenizer has {token} at {added.get(token)}"
+        for name, token in SPECIAL.items()
+        if model[name] != added.get(token)
+    ]
+    yield Finding("picture tokens", "as in the tokenizer", "; ".join(wrong))
+
+
+def check_processor(package: Opened) -> Iterator[Finding]:
+    """The picture processor makes what the vision graph takes."""
+    steps = [t["operation"] for t in package.processor["processor"]["transforms"]]
+    attrs: dict[str, Any] = {step["type"]: step.get("attrs", {}) for step in steps}
+    order = [step["type"] for step in steps if step["type"] in TRANSFORMS]
+    yield same("processor steps", order, list(TRANSFORMS), "the runtime")
+    swaps = "ConvertRGB" in attrs, bool(attrs["Normalize"].get("qwen3_vl"))
+    fault = "one of ConvertRGB and qwen3_vl without the other swaps red and blue"
+    yield Finding("channel order", "RGB", fault if swaps[0] != swaps[1] else "")
+    resize, patch, vision = attrs["Resize"], attrs["PatchImage"], package.model["vision"]
+    pixels = port(package.graphs["vision"], vision["inputs"]["pixel_values"])
+    made = 3 * patch["temporal_patch_size"] * patch["patch_size"] ** 2
+    yield same("values a patch", made, width(pixels, 1), "the vision graph")
+    for name, configured in (
+        ("patch_size", vision["patch_size"]),
+        ("merge_size", vision["spatial_merge_size"]),
+    ):
+        yield same(f"PatchImage.{name}", patch[name], configured, "genai_config.json")
+        if resize.get("smart_resize"):
+            yield same(f"Resize.{name}", resize[name], configured, "genai_config.json")

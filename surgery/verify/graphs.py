@@ -1,0 +1,202 @@
+"""The graphs load and run in onnxruntime, and agree with themselves.
+
+Pictures in one call give what each gives alone; decoding with the cache gives what reading
+everything at once gives; a row of a batch gives what it gives alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+import onnxruntime as ort
+
+from surgery.runtime import brief
+from surgery.verify.finding import Finding, close
+from surgery.verify.opened import PARTS, Opened, port
+
+Array = npt.NDArray[Any]
+
+TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "int4": 2e-2}
+"""Of the largest value, between two ways to compute the same: float sums in another order, and
+with int4 activations rounded to int8 by kernels that differ by the number of rows."""
+
+
+class RunError(Exception):
+    """A graph did not load or run; the message is onnxruntime's."""
+
+
+class Session:
+    """A graph in onnxruntime, on the CPU."""
+
+    def __init__(self, path: Path) -> None:
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        try:
+            self.session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as e:  # onnxruntime raises kinds of its own, straight from Exception
+            raise RunError(brief(e)) from e
+        self.outputs = [output.name for output in self.session.get_outputs()]
+
+    def __call__(self, feed: dict[str, Array]) -> dict[str, Array]:
+        """Run; outputs by name."""
+        try:
+            return dict(zip(self.outputs, self.session.run(None, feed)))
+        except Exception as e:
+            raise RunError(brief(e)) from e
+
+
+def check_graphs(package: Opened) -> Iterator[Finding]:
+    """Run the three graphs in a chain."""
+    name = "vision"
+    try:
+        features: list[Array] = []
+        for name, check in zip(PARTS, (check_vision, check_embedding, check_decoder)):
+            session = Session(package.path(name))
+            yield from check(package, session, features)
+    except RunError as e:
+        file = package.path(name).name
+        if package.provider != "cpu" and "NOT_IMPLEMENTED" in str(e):
+            yield Finding(file, f"made for {package.provider}, the CPU lacks a kernel: not run")
+        else:
+            yield Finding(file, problem=f"does not run: {e}")
+
+
+def dtype(package: Opened, part: str, name: str) -> Any:
+    """NumPy's dtype of a graph input."""
+    value = port(package.graphs[part], name)
+    assert value is not None
+    found = value.dtype
+    assert found is not None
+    return found.numpy()
+
+
+def check_vision(package: Opened, session: Session, features: list[Array]) -> Iterator[Finding]:
+    """Several grids, alone and in one call; leaves the features of the first."""
+    section = package.model["vision"]
+    merge = int(section["spatial_merge_size"])
+    names, out = section["inputs"], section["outputs"]["image_features"]
+    pixels = port(package.graphs["vision"], names["pixel_values"])
+    assert pixels is not None and pixels.shape is not None
+    patch = pixels.shape[1]
+    kind = dtype(package, "vision", names["pixel_values"])
+    grids = [(1, 2 * merge, 3 * merge), (2, 2 * merge, merge), (1, merge, merge)]
+    if package.grid is not None:
+        grids = [package.grid]
+    rng = np.random.default_rng(0)
+    pictures = [rng.uniform(-1, 1, (t * h * w, patch)).astype(kind) for t, h, w in grids]
+
+    def run(chosen: Sequence[int]) -> Array:
+        feed = {
+            names["pixel_values"]: np.concatenate([pictures[i] for i in chosen]),
+            names["image_grid_thw"]: np.array([grids[i] for i in chosen], np.int64),
+        }
+        known = {v.name for v in session.session.get_inputs()}
+        return session({k: v for k, v in feed.items() if k in known})[out]
+
+    alone = [run([i]) for i in range(len(grids))]
+    features.append(alone[0])
+    rows = [t * h * w // merge**2 for t, h, w in grids]
+    fault = next(
+        (
+            f"{grid}: {len(a)} rows, not {n}"
+            for grid, a, n in zip(grids, alone, rows)
+            if len(a) != n
+        ),
+        "" if all(np.isfinite(a).all() for a in alone) else "not all numbers are finite",
+    )
+    yield Finding("vision", f"{len(grids)} grids run", fault)
+    if len(grids) > 1:
+        together = run(range(len(grids)))
+        scale = float(max(abs(a).max() for a in alone))
+        difference = float(abs(together - np.concatenate(alone)).max())
+        yield close("vision, all in one call", difference, scale, TOLERANCE[package.precision])
+
+
+def check_embedding(package: Opened, session: Session, features: list[Array]) -> Iterator[Finding]:
+    """With and without pictures; leaves what the decoder takes of both."""
+    section, image = package.model["embedding"], int(package.model["image_token_id"])
+    (found,) = features
+    features.clear()
+    rng = np.random.default_rng(1)
+    text = rng.integers(0, image, (1, 8))
+    marked = np.concatenate([text[:, :3], np.full((1, len(found)), image), text[:, 3:]], 1)
+    kinds = set()
+    for ids, rows in ((text, found[:0]), (marked, found)):
+        feed = {section["inputs"]["input_ids"]: ids.astype(np.int64)}
+        feed[section["inputs"]["image_features"]] = rows
+        out = session(feed)
+        features += [out[name] for name in section["outputs"].values()]
+        kinds |= {bool(np.isfinite(value).all()) for value in out.values()}
+    merged = features[len(section["outputs"])][0, 3 : 3 + len(found)]
+    exact = np.array_equal(merged, found[:, : merged.shape[-1]])
+    fault = "" if exact else "picture features do not arrive at their tokens"
+    yield Finding(
+        "embedding",
+        "with and without a picture",
+        fault or ("" if kinds == {True} else "not finite"),
+    )
+
+
+def check_decoder(package: Opened, session: Session, features: list[Array]) -> Iterator[Finding]:
+    """Prefill, decode, batch."""
+    part = package.model["decoder"]
+    names = [n for n in package.model["embedding"]["outputs"] if n in part["inputs"]]
+    count = len(features) // 2
+    embedded = {part["inputs"][n]: v for n, v in zip(names, features[count:])}
+    decoder = Decoder(package, session)
+    length = features[count].shape[1]
+    whole, _ = decoder(embedded)
+    split = length - 2
+    logits, past = decoder({k: v[:, :split] for k, v in embedded.items()})
+    for i in range(split, length):
+        logits, past = decoder({k: v[:, i : i + 1] for k, v in embedded.items()}, past)
+    scale, tolerance = float(abs(whole).max()), TOLERANCE[package.precision]
+    fault = "" if np.isfinite(whole).all() else "logits are not finite"
+    yield Finding("decoder", f"{length} tokens at once", fault)
+    yield close("decoder, with its cache", float(abs(logits - whole).max()), scale, tolerance)
+    batch = {k: np.concatenate([v, v[:, ::-1], v]) for k, v in embedded.items()}
+    first, past = decoder({k: v[:, :split] for k, v in batch.items()})
+    for i in range(split, length):
+        first, past = decoder({k: v[:, i : i + 1] for k, v in batch.items()}, past)
+    difference = float(abs(first[[0, 2]] - whole).max())
+    yield close("decoder, batch of 3", difference, scale, tolerance)
+
+
+class Decoder:
+    """Runs the decoder graph on embeddings at text positions."""
+
+    def __init__(self, package: Opened, session: Session) -> None:
+        self.session, self.part = session, package.model["decoder"]
+        layers = range(int(self.part["num_hidden_layers"]))
+        inputs, outputs = self.part["inputs"], self.part["outputs"]
+        kinds = ("key", "value")
+        self.past = [inputs[f"past_{k}_names"].replace("%d", str(i)) for i in layers for k in kinds]
+        self.present = [
+            outputs[f"present_{k}_names"].replace("%d", str(i)) for i in layers for k in kinds
+        ]
+        self.dtype = dtype(package, "decoder", self.past[0])
+
+    def __call__(
+        self, embedded: dict[str, Array], past: list[Array] | None = None
+    ) -> tuple[Array, list[Array]]:
+        """Last logits `[B, V]` and the cache."""
+        batch, new = next(iter(embedded.values())).shape[:2]
+        if past is None:
+            shape = (batch, self.part["num_key_value_heads"], 0, self.part["head_size"])
+            past = [np.zeros(shape, self.dtype) for _ in self.past]
+        old = past[0].shape[2]
+        positions = np.broadcast_to(np.arange(old, old + new), (3, batch, new))
+        feed = {
+            **embedded,
+            self.part["inputs"]["attention_mask"]: np.ones((batch, old + new), np.int64),
+            self.part["inputs"]["position_ids"]: np.ascontiguousarray(positions),
+            **dict(zip(self.past, past)),
+        }
+        out = self.session({k: np.ascontiguousarray(v) for k, v in feed.items()})
+        logits = out[self.part["outputs"]["logits"]][:, -1].astype(np.float32)
+        return logits, [out[name] for name in self.present]

@@ -1,0 +1,81 @@
+"""A package on disk, read part by part."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from surgery import runner
+from surgery.runtime import read_json
+
+PARTS = ("vision", "embedding", "decoder")
+INT4 = "int4"
+
+
+class Opened:
+    """Configurations and graphs; weights stay on disk."""
+
+    def __init__(self, folder: Path) -> None:
+        """Find a package.
+
+        Raises:
+            PackageError: no genai_config.json there.
+        """
+        self.folder = folder
+        self.config: dict[str, Any] = read_json(folder, "genai_config.json")
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """The "model" object of genai_config.json."""
+        return self.config["model"]  # type: ignore[no-any-return]
+
+    @cached_property
+    def processor(self) -> dict[str, Any]:
+        """processor_config.json."""
+        return read_json(self.folder, self.model["vision"]["config_filename"])
+
+    @cached_property
+    def graphs(self) -> dict[str, ir.Model]:
+        """The three graphs by part."""
+        return {part: runner.load(self.path(part)) for part in PARTS}
+
+    def path(self, part: str) -> Path:
+        """File of a graph."""
+        return self.folder / self.model[part]["filename"]
+
+    @cached_property
+    def provider(self) -> str:
+        """The execution provider that the decoder asks for, in the runtime's words."""
+        options = self.model["decoder"].get("session_options", {}).get("provider_options", [])
+        return next((name for entry in options for name in entry), "cpu")
+
+    @cached_property
+    def precision(self) -> str:
+        """The coarsest of the decoder's and the vision tower's numbers: fp32, fp16 or int4."""
+        if any(node.op_type == "MatMulNBits" for node in self.graphs["decoder"].graph):
+            return INT4
+        half = any(
+            value.dtype == ir.DataType.FLOAT16
+            for model in self.graphs.values()
+            for value in model.graph.inputs
+        )
+        return "fp16" if half else "fp32"
+
+    @cached_property
+    def grid(self) -> tuple[int, int, int] | None:
+        """The one grid of a package built for a fixed picture size, or None for any."""
+        pixels = port(self.graphs["vision"], self.model["vision"]["inputs"]["pixel_values"])
+        patches = pixels.shape[0] if pixels is not None and pixels.shape is not None else None
+        if not isinstance(patches, int):
+            return None
+        side = round(patches**0.5)
+        return 1, side, side
+
+
+def port(model: ir.Model, name: str) -> ir.Value | None:
+    """A graph input or output by name."""
+    every = (*model.graph.inputs, *model.graph.outputs)
+    return next((value for value in every if value.name == name), None)

@@ -1,0 +1,45 @@
+"""The package answers in onnxruntime-genai."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from PIL import Image
+
+from surgery.errors import PackageError
+from surgery.pictures import Sizing
+from surgery.runtime import GREEDY, Runtime, brief
+from surgery.verify.finding import Finding
+from surgery.verify.opened import Opened
+
+STEPS = 4
+QUESTION = "What is in the picture?"
+
+
+def check_runtime(package: Opened) -> Iterator[Finding]:
+    """A few tokens on a text and on pictures."""
+    if package.provider != "cpu":
+        yield Finding("answers", f"needs {package.provider}: not run")
+        return
+    try:
+        runtime = Runtime(package.folder)
+        for count in (0, 1, 2):
+            pictures = sample(runtime.sizing, count)
+            prompt = runtime.prompt(runtime.ask(QUESTION, count), pictures)
+            made = list(runtime.generate(prompt, STEPS, GREEDY))
+            yield Finding(
+                f"answer about {count} pictures", f"{prompt.length} tokens in, {len(made)} out"
+            )
+    except (PackageError, RuntimeError) as e:
+        yield Finding("answers", problem=brief(e))
+
+
+def sample(sizing: Sizing, count: int) -> list[Image.Image]:
+    """Pictures of noise, of different sizes."""
+    rng = np.random.default_rng(2)
+    sizes = [(6 - i, 4 + i) for i in range(count)]
+    return [
+        Image.fromarray(rng.integers(0, 256, (h * sizing.unit, w * sizing.unit, 3), np.uint8))
+        for w, h in sizes
+    ]
