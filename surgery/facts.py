@@ -16,6 +16,8 @@ from surgery.errors import PackageError, UserError
 from surgery.targets import TARGETS, Target
 
 DTYPES = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16}
+TABLE = "model.language_model.embed_tokens.weight"
+"""The embedding table, which is the head too where the checkpoint ties them."""
 LONGEST_ASPECT = 200
 """Sides of a picture differ by this factor at most (`smart_resize` in transformers)."""
 
@@ -31,6 +33,7 @@ class Options:
     max_length: int = 32768
     block_size: int = 32
     symmetric: bool = True
+    head_bits: int = 8
 
 
 @dataclass(frozen=True)
@@ -197,8 +200,32 @@ class Facts:
         """Whether the provider computes an op in float16."""
         return self.target.runs(op, ir.DataType.FLOAT16)
 
+    @property
+    def shares_table(self) -> bool:
+        """Whether the embedding graph and the head read the same bytes.
+
+        Quantized: where the provider picks rows of a quantized table, and blocks divide a row.
+        Else: where both graphs compute in float32.
+        """
+        if not self.tied:
+            return False
+        if self.quantized:
+            whole = int(self.text["hidden_size"]) % self.options.block_size == 0
+            return whole and self.target.runs("GatherBlockQuantized", ir.DataType.FLOAT)
+        return self.vision_dtype == self.text_dtype == ir.DataType.FLOAT
+
+    @property
+    def quantized_table(self) -> bool:
+        """Whether the embedding graph reads the head's blocks."""
+        return self.quantized and self.shares_table and self.text_dtype == ir.DataType.FLOAT
+
+    def is_head(self, name: str) -> bool:
+        """Whether a weight of the decoder is the head."""
+        return name in ("lm_head.weight", TABLE)
+
     def format(self, name: str) -> quant.BlockFormat | None:
-        """How a weight of the decoder is quantized."""
+        """How a weight of the decoder, or the table shared with it, is quantized."""
         if not self.quantized:
             return None
-        return quant.BlockFormat(4, self.options.block_size, self.options.symmetric)
+        bits = self.options.head_bits if self.is_head(name) else 4
+        return quant.BlockFormat(bits, self.options.block_size, self.options.symmetric)

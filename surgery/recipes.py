@@ -18,6 +18,8 @@ from surgery.passes.feature_gather import FeatureGather
 from surgery.passes.fixed_grid import FixedGrid
 from surgery.passes.fold import Fold
 from surgery.passes.freq_table import FreqTable
+from surgery.passes.fused_transpose import FusedTranspose
+from surgery.passes.gather_nbits import GatherNBits
 from surgery.passes.gqa import Gqa
 from surgery.passes.half import F16, F32, Half
 from surgery.passes.last_logits import LastLogits
@@ -35,6 +37,7 @@ from surgery.passes.silu import Silu
 from surgery.passes.skip_layer_norm import SkipLayerNorm
 from surgery.passes.skip_rms_norm import SkipRmsNorm
 from surgery.passes.static_reshape import StaticReshape
+from surgery.passes.table_cast import TableCast
 from surgery.passes.weight_cast import WeightCast
 from surgery.passes.weight_transpose import WeightTranspose
 
@@ -81,6 +84,8 @@ EMBEDDING: Recipe = (
     Step(lambda f: Fold()),
     Step(lambda f: Noop()),
     Step(lambda f: FeatureGather(f.levels), lambda f: 1),
+    Step(lambda f: GatherNBits(f.format), lambda f: 1, lambda f: f.quantized_table),
+    Step(lambda f: TableCast(), when=lambda f: f.shares_table and not f.quantized),
     Step(lambda f: Fold()),
     Step(lambda f: Opset(f.target.opset), when=lambda f: f.target.opset < 23),
 )
@@ -103,6 +108,11 @@ DECODER: Recipe = (
         lambda f: MatMulNBits(f.format, f.target.accuracy_level, f.text_dtype),
         lambda f: 7 * f.layers + 1,
         lambda f: f.quantized,
+    ),
+    Step(
+        lambda f: FusedTranspose(f.is_head),
+        lambda f: 1,
+        lambda f: f.shares_table and not f.quantized,
     ),
     Step(lambda f: WeightTranspose()),
     Step(lambda f: Fold()),

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import onnx_ir as ir
 
@@ -34,6 +34,7 @@ class Record:
         deltas: nodes gained and lost by op type.
         seconds: time that it took.
         step: the step of the recipe, to make the pass again.
+        notes: what watchers found, by their names, as plain data.
     """
 
     graph: str
@@ -46,6 +47,7 @@ class Record:
     deltas: Counter[str]
     seconds: float
     step: Step = field(repr=False)
+    notes: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def met(self) -> bool:

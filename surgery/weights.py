@@ -108,6 +108,12 @@ class Transposed:
         return (out,)
 
 
+def narrow(source: Source) -> Source:
+    """A source without a widening to float32, which another cast or quantizing makes needless."""
+    widened = isinstance(source, Cast) and source.dtype == ir.DataType.FLOAT
+    return source.source if widened else source  # type: ignore[attr-defined]
+
+
 def transposed(source: Source) -> Source:
     """A matrix transposed; a cast stays outermost, so that each number is cast once."""
     if isinstance(source, Cast):

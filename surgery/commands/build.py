@@ -9,6 +9,7 @@ from pathlib import Path
 from surgery.console import console
 from surgery.errors import UserError
 from surgery.facts import Options
+from surgery.runner import Watcher
 from surgery.selection import Selection
 from surgery.targets import TARGETS
 
@@ -22,6 +23,7 @@ def configure(p: argparse.ArgumentParser) -> None:
     p.add_argument("--quiet", action="store_true", help="print nothing but errors")
     p.add_argument("--json", action="store_true", help="print the run as one JSON object")
     add_selection(p)
+    add_watching(p)
 
 
 def add_selection(p: argparse.ArgumentParser) -> None:
@@ -34,6 +36,15 @@ def add_selection(p: argparse.ArgumentParser) -> None:
     group.add_argument("--skip", type=words, default=(), metavar="PASS[,PASS]", help="leave out")
     group.add_argument("--until", metavar="PASS", help="stop after this one")
     group.add_argument("--graph", metavar="GRAPH", help="vision, embedding or decoder alone")
+
+
+def add_watching(p: argparse.ArgumentParser) -> None:
+    """Options that look at the graphs between the passes; they change nothing."""
+    group = p.add_argument_group("watching", "What is watched is what ships.")
+    group.add_argument("--dump", metavar="DIR", help="write each step as .txt and .onnx")
+    group.add_argument(
+        "--symbolic", action="store_true", help="with --dump: zeros for transformed weights"
+    )
 
 
 def words(text: str) -> tuple[str, ...]:
@@ -85,6 +96,14 @@ def add_options(p: argparse.ArgumentParser) -> None:
         default=32,
         help="weights that share a scale (default: %(default)s)",
     )
+    p.add_argument(
+        "--head-bits",
+        "--head_bits",
+        type=int,
+        choices=(4, 8),
+        default=8,
+        help="bits of the head, and of the table tied to it (default: %(default)s)",
+    )
     p.add_argument("--asymmetric", action="store_true", help="a zero point a block")
 
 
@@ -98,6 +117,7 @@ def options(args: argparse.Namespace) -> Options:
         max_length=args.max_length,
         block_size=args.block_size,
         symmetric=not args.asymmetric,
+        head_bits=args.head_bits,
     )
 
 
@@ -108,6 +128,13 @@ def selection(args: argparse.Namespace) -> Selection:
         UserError: an unknown name.
     """
     return Selection(args.only, args.skip, args.until, args.graph)
+
+
+def watchers(args: argparse.Namespace) -> list[Watcher]:
+    """The chosen watchers."""
+    from surgery.inspect.dump import Dump
+
+    return [Dump(Path(args.dump), args.symbolic)] if args.dump else []
 
 
 def main(args: argparse.Namespace) -> int:
@@ -137,7 +164,7 @@ def work(args: argparse.Namespace) -> dict[str, object]:
     chosen = selection(args)
     if chosen.whole:
         results.output = job.build(
-            args.input, args.output, options(args), args.force, tell=results.tell
+            args.input, args.output, options(args), args.force, watchers(args), results.tell
         )
         return results.summary()
     if args.output is not None:
@@ -145,6 +172,7 @@ def work(args: argparse.Namespace) -> dict[str, object]:
             "-o: a run with --only, --skip, --until or --graph makes no package. "
             "Leave -o out; --dump DIR keeps the graphs."
         )
-    job.operate(Facts.load(Path(args.input), options(args)), chosen, tell=results.tell)
+    facts = Facts.load(Path(args.input), options(args))
+    job.operate(facts, chosen, watchers(args), results.tell)
     results.remark(chosen)
     return results.summary()

@@ -26,21 +26,20 @@ def add_checkpoint(p: argparse.ArgumentParser, name: str, purpose: str) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print the findings as a table."""
+    """Print the findings as a table, a line a check."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.markup import escape
 
     from surgery.verify import verify
 
     report = verify(args.package, args.checkpoint, args.cache_dir, args.revision)
-    table = Table("", "check", "found", box=None, pad_edge=False)
+    out = Console(highlight=False, soft_wrap=True)
     for group, findings in report.findings.items():
+        out.print(f"[bold]{group}[/]")
         for finding in findings:
-            mark = "[bold red]FAILED[/]" if finding.problem else "[green]ok[/]"
-            table.add_row(mark, f"{group}: {finding.what}", finding.problem or finding.note)
+            mark = "[bold red]FAILED[/]" if finding.problem else "[green]ok[/]    "
+            out.print(f"  {mark}  {finding.what:<32}  {escape(finding.problem or finding.note)}")
     for group in report.skipped:
-        table.add_row("[dim]not run[/]", group, "")
-    out = Console(highlight=False, markup=True)
-    out.print(table)
+        out.print(f"[bold]{group}[/]\n  not run")
     out.print("the package is sound" if report.ok else "[bold red]the package is broken[/]")
     return 0 if report.ok else 1

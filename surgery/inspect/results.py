@@ -26,7 +26,7 @@ class Results:
 
     def tell(self, record: Record, words: str) -> None:
         """Keep a record and print its line."""
-        self.passes.append({**data(record), **({"watched": words} if words else {})})
+        self.passes.append(data(record))
         show(record, words)
 
     def remark(self, selection: Selection) -> None:
@@ -55,6 +55,7 @@ def data(record: Record) -> dict[str, Any]:
         "nodes_after": record.after,
         "deltas": {op: n for op, n in sorted(record.deltas.items()) if n},
         "seconds": round(record.seconds, 4),
+        **record.notes,
     }
 
 

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from surgery.contract import Pass, Site, initializer, is_weight, names
 from surgery.scope import place
-from surgery.weights import Cast, RowTensor, Source, set_source, source_of
+from surgery.weights import Cast, RowTensor, narrow, set_source, source_of
 
 F32, F16 = ir.DataType.FLOAT, ir.DataType.FLOAT16
 
@@ -162,7 +162,7 @@ class Converter:
         """A weight in float16: the same initializer where nothing else reads it."""
         source = source_of(value)
         if source is not None and len(value.uses()) == 1:
-            set_source(value, Cast(narrowed(source), F16))
+            set_source(value, Cast(narrow(source), F16))
             return value
         if isinstance(value.const_value, RowTensor):  # scales, made in the right dtype by quant
             return value
@@ -241,11 +241,6 @@ class Converter:
             candidate = f"{name}.{n}"
         self.taken.add(candidate)
         return candidate
-
-
-def narrowed(source: Source) -> Source:
-    """A source without the widening that float16 would undo at once."""
-    return source.source if isinstance(source, Cast) and source.dtype == F32 else source
 
 
 def is_cache(value: ir.Value) -> bool:

@@ -9,10 +9,14 @@ import onnx_ir as ir
 
 import quant
 from surgery.contract import Builder, Matcher, NodePass, initializer, replace
-from surgery.weights import Quantized, RowTensor, Source, source_of, transposed
+from surgery.weights import Quantized, RowTensor, Source, narrow, source_of, transposed
 
 Policy = Callable[[str], quant.BlockFormat | None]
 """Format of a weight by its name; None leaves it as it is."""
+
+
+PARTS = ("packed", "scales", "zero_points")
+"""Suffixes of the initializers that a quantized weight becomes."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ class MatMulNBits(NodePass[Linear]):
         format = self.policy(weight.name or "")
         m.check(format is not None, "a weight that the policy quantizes", weight.name)
         assert format is not None
-        return Linear(x, weight, transposed(source) if turned else source, format)
+        return Linear(x, weight, narrow(transposed(source) if turned else source), format)
 
     def rewrite(self, node: ir.Node, found: Linear, add: Builder) -> None:
         """Replace the weight by its blocks."""
@@ -80,8 +84,7 @@ class MatMulNBits(NodePass[Linear]):
         blocks = Quantized(found.source, found.format, self.scales)
         inputs: list[ir.Value | None] = [found.x]
         for part, _ in enumerate(blocks.parts):
-            kind = ("packed", "scales", "zero_points")[part]
-            part_name = f"{name}.{kind}"
+            part_name = f"{name}.{PARTS[part]}"
             known = graph.initializers.get(part_name)
             tensor = RowTensor(blocks, part, name=part_name)
             inputs.append(known or initializer(graph, part_name, tensor))

@@ -8,6 +8,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from surgery.contract import Builder, Matcher, NodePass, replace
+from surgery.scope import place
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,10 @@ class SkipNorm(NodePass[Skip]):
         axis = node.attributes.get_int("axis", -1)
         m.check(axis in (-1, len(a.shape or ()) - 1), "a norm over the last axis", axis)
         m.check(add.graph is node.graph, "both in one graph", "two graphs")
+        computed = [v.name for v in node.inputs[1:] if v is not None and v.producer() is not None]
+        m.check(not computed, "a weight that is not computed", computed)
+        first = next(user for user in total.consumers() if user.op_type == node.op_type)
+        m.check(first is node, "a sum that no other norm takes along", place(first))
         return Skip(a, b, total)
 
     def rewrite(self, node: ir.Node, found: Skip, add: Builder) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx_ir as ir
 import onnxruntime as ort
 
 from surgery.runtime import brief
@@ -82,7 +81,7 @@ def check_vision(package: Opened, session: Session, features: list[Array]) -> It
     names, out = section["inputs"], section["outputs"]["image_features"]
     pixels = port(package.graphs["vision"], names["pixel_values"])
     assert pixels is not None and pixels.shape is not None
-    patch = pixels.shape[1]
+    patch = int(pixels.shape[1])  # type: ignore[arg-type]
     kind = dtype(package, "vision", names["pixel_values"])
     grids = [(1, 2 * merge, 3 * merge), (2, 2 * merge, merge), (1, merge, merge)]
     if package.grid is not None:

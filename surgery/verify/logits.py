@@ -63,9 +63,8 @@ def check_logits(
         yield close(what, difference, scale, TOLERANCE[package.precision])
 
 
-def unpacked(model: ir.Model) -> dict[str, np.ndarray]:
-    """The quantized weights of a graph as the float32 matrices that they stand for, by name."""
-    weights = {}
+def unpacked(model: ir.Model) -> Iterator[tuple[str, np.ndarray]]:
+    """Each quantized weight of a graph: its name, and the float32 matrix that it stands for."""
     for node in model.graph:
         if node.op_type != "MatMulNBits":
             continue
@@ -79,5 +78,4 @@ def unpacked(model: ir.Model) -> dict[str, np.ndarray]:
         blocks = quant.Blocks(packed, scales, zero_points, form, attributes["K"])
         value = node.inputs[1]
         assert value is not None and value.name is not None
-        weights[value.name.removesuffix(".packed")] = quant.dequantize(blocks)
-    return weights
+        yield value.name.removesuffix(".packed"), quant.dequantize(blocks)

@@ -44,7 +44,7 @@ class Opened:
 
     def path(self, part: str) -> Path:
         """File of a graph."""
-        return self.folder / self.model[part]["filename"]
+        return self.folder / str(self.model[part]["filename"])
 
     @cached_property
     def provider(self) -> str:

@@ -1,0 +1,123 @@
+"""Measure a package's answers on a set of questions, side by side with PyTorch if asked.
+
+An answer is right when it is the expected one word for word (case, surrounding space and a final
+full stop aside). agreement: share of questions on which package and PyTorch say the same, token
+for token. KL: mean KL(PyTorch || package) of the next token along PyTorch's answers, in nats.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from surgery.commands.verify import add_checkpoint
+from surgery.console import console, progress
+from surgery.errors import OutputError, UserError
+
+if TYPE_CHECKING:
+    from surgery.evaluate import Verdict
+
+COLUMNS = {"package": "package", "pytorch": "PyTorch", "agreement": "agreement", "kl": "KL"}
+
+
+def configure(p: argparse.ArgumentParser) -> None:
+    """The package, the questions, what to compare with."""
+    p.add_argument("package", metavar="DIR", help="a package")
+    add_checkpoint(p, "--against", "ask PyTorch the same")
+    p.add_argument(
+        "--questions",
+        metavar="FILE",
+        help='JSON lines {"image": path, "question": text, "answer": text, "kind": text}; image '
+        "(or a list, relative to the file) and kind may be left out (default: the demo's)",
+    )
+    p.add_argument("--limit", type=int, metavar="N", help="ask N, evenly spread over the file")
+    p.add_argument(
+        "--max-tokens",
+        "--max_tokens",
+        type=int,
+        default=64,
+        metavar="N",
+        help="longest answer (default: %(default)s)",
+    )
+    p.add_argument("--json", metavar="OUT", help="also write figures and answers to a file")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Ask, then print the table."""
+    from surgery.evaluate import evaluate, read_questions, summarize
+    from surgery.runtime import Runtime
+
+    for name in ("limit", "max_tokens"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise UserError(
+                f"{name.replace('_', '-')} is {getattr(args, name)}, must be 1 or more."
+            )
+    path = Path(args.questions) if args.questions else demo_questions()
+    questions = read_questions(path, args.limit)
+    runtime = Runtime(args.package)
+    reference = None
+    if args.against is not None:
+        from export_min import open_checkpoint  # torch, asked only here
+        from export_min.reference import Reference
+
+        reference = Reference(open_checkpoint(args.against, args.cache_dir, args.revision))
+    with progress() as bar:
+        task = bar.add_task("questions", total=len(questions))
+        verdicts = evaluate(
+            runtime,
+            questions,
+            reference,
+            args.max_tokens,
+            lambda done: bar.update(task, completed=done),
+        )
+    summary = summarize(verdicts)
+    show(summary)
+    if args.json:
+        save(args, path, summary, verdicts)
+    return 0
+
+
+def demo_questions() -> Path:
+    """The questions that come with the demo checkpoint."""
+    from export_min.checkpoint import DEMO
+
+    return DEMO / "questions" / "questions.jsonl"
+
+
+def show(summary: dict[str, dict[str, float]]) -> None:
+    """Print the figures as a table on stdout."""
+    from rich.console import Console
+    from rich.table import Table
+
+    columns = [name for name in COLUMNS if name in summary["all"]]
+    table = Table("kind", box=None, pad_edge=False)
+    for name in ("questions", *(COLUMNS[name] for name in columns)):
+        table.add_column(name, justify="right")
+    for kind, row in summary.items():
+        cells = [f"{row[n]:.1e}" if n == "kl" else f"{row[n]:.1%}" for n in columns]
+        table.add_row(kind, f"{row['count']:,}", *cells, style="bold" if kind == "all" else None)
+    Console(highlight=False).print(table)
+
+
+def save(
+    args: argparse.Namespace,
+    questions: Path,
+    summary: dict[str, dict[str, float]],
+    verdicts: Sequence[Verdict],
+) -> None:
+    """Write figures and answers as JSON."""
+    value: dict[str, Any] = {
+        "package": args.package,
+        "against": args.against,
+        "questions": str(questions),
+        "kinds": summary,
+        "answers": [verdict.record() for verdict in verdicts],
+    }
+    try:
+        Path(args.json).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    except OSError as e:
+        raise OutputError(f"{args.json}: cannot be written: {e.strerror}.") from e
+    console.print(f"wrote {args.json}")
