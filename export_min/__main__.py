@@ -50,10 +50,13 @@ def check_command(words: list[str]) -> int:
     from export_min.check import check
 
     options = parser(" check", "Run a checkpoint in PyTorch on four prompts and a picture.")
-    options.add_argument("--max-new-tokens", type=int, default=64, help="default: %(default)s")
+    options.add_argument("--image", metavar="PATH", help="your picture (default: a red circle)")
+    options.add_argument(
+        "--max-new-tokens", "--max_new_tokens", type=int, default=64, help="default: %(default)s"
+    )
     options.add_argument("-o", "--output", default="pytorch_test_outputs.txt")
     args = options.parse_args(words)
-    check(args.input, args.output, args.cache_dir, args.revision, args.max_new_tokens)
+    check(args.input, args.output, args.cache_dir, args.revision, args.max_new_tokens, args.image)
     return 0
 
 

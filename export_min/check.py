@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.progress import track
+import numpy as np
+from PIL import Image, ImageDraw
 
-from export_min.checkpoint import DEMO, open_checkpoint
-from surgery.console import console
+from export_min.checkpoint import CheckpointError, open_checkpoint
+from surgery.console import console, progress
+from surgery.errors import OutputError
+from surgery.pictures import open_picture
 
 PROMPTS = (
     ("greeting", "Hello, who are you?"),
@@ -24,6 +27,7 @@ def check(
     cache_dir: str | None = None,
     revision: str | None = None,
     max_new_tokens: int = 64,
+    image: str | Path | None = None,
 ) -> str:
     """Answer four text prompts and one about a picture; print the answers and save them.
 
@@ -33,30 +37,45 @@ def check(
         cache_dir: where the hub keeps its downloads.
         revision: branch, tag or commit on the hub.
         max_new_tokens: length of an answer.
+        image: the picture; a red circle by default.
 
     Returns:
         What was saved.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be used, or its logits are not finite.
+        UserError: the picture cannot be read, or the answers cannot be saved.
     """
-    from PIL import Image
-
-    from export_min.reference import Reference
-
     source = open_checkpoint(checkpoint, cache_dir, revision)
-    source.check_tokenizer()
-    assert source.weights  # reads every header: a missing or broken shard shows here
+    picture = circle() if image is None else open_picture(image)
+    from export_min.reference import Reference  # torch takes seconds to import
+
     reference = Reference(source)
-    picture = Image.open(next(iter(sorted((DEMO / "images").glob("*.png"))))).convert("RGB")
-    tasks: list[tuple[str, str, list[Image.Image]]] = [
-        (name, prompt, []) for name, prompt in PROMPTS
-    ]
+    tasks: list[tuple[str, str, list[Image.Image]]] = [(*prompt, []) for prompt in PROMPTS]
     tasks.append(("picture", PICTURE_PROMPT, [picture]))
     lines = [f"checkpoint: {source.source}"]
-    for name, prompt, images in track(tasks, "check", console=console, transient=True):
-        inputs = reference.inputs(reference.chat(prompt, len(images)), images)
-        answer = reference.text(reference.generate(inputs, max_new_tokens).tokens)
-        lines += ["", f"[{name}] {prompt}", answer]
+    with progress() as bar:
+        task = bar.add_task("check", total=len(tasks))
+        for name, prompt, images in tasks:
+            bar.update(task, description=name)
+            inputs = reference.inputs(reference.chat(prompt, len(images)), images)
+            answer = reference.generate(inputs, max_new_tokens)
+            if not np.isfinite(answer.logits).all():
+                raise CheckpointError(f"{source.source}: logits are not finite on {prompt!r}.")
+            lines += ["", f"[{name}] {prompt}", reference.text(answer.tokens)]
+            bar.advance(task)
     text = "\n".join(lines) + "\n"
-    Path(output).write_text(text, encoding="utf-8")
-    print(text)
+    print(text, end="")
+    try:
+        Path(output).write_text(text, encoding="utf-8")
+    except OSError as e:
+        raise OutputError(f"{output}: cannot be written: {e.strerror}.") from e
     console.print(f"saved to {output}")
     return text
+
+
+def circle() -> Image.Image:
+    """A red circle on white."""
+    picture = Image.new("RGB", (128, 128), "white")
+    ImageDraw.Draw(picture).ellipse((32, 32, 96, 96), fill="red")
+    return picture

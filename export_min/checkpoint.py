@@ -135,16 +135,16 @@ class Checkpoint:
 def open_checkpoint(
     source: str | Path | None = None, cache_dir: str | None = None, revision: str | None = None
 ) -> Checkpoint:
-    """Find a checkpoint: a local directory, a hub id, or by default the embedded demo.
+    """Find a checkpoint: a local directory, a hub id, or the embedded demo (None or "demo").
 
     A hub id goes through huggingface_hub and so honours its token, cache and offline mode.
 
     Raises:
         CheckpointError: no such directory, and no such hub id or no way to reach it.
     """
-    if source is None:
-        return Checkpoint(DEMO, "demo")
-    name = str(source)
+    name = "demo" if source is None else str(source)
+    if source is None or (name == "demo" and not Path(name).exists()):
+        return Checkpoint(DEMO, name)
     if Path(name).is_dir():
         return Checkpoint(Path(name).resolve(), name)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +13,13 @@ from transformers import AutoTokenizer, GenerationConfig, Qwen3VLForConditionalG
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from export_min.checkpoint import Checkpoint
-from export_min.trace import quiet
+from export_min.trace import check_weights, expected_weights, load_config, quiet
 
 IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
 """How a prompt marks the place of a picture."""
+
+EMBEDDING = "model.language_model.embed_tokens.weight"
+"""The name under which a checkpoint with tied embeddings stores its head."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,13 @@ class Reference:
     """The Hugging Face pipeline: tokenizer, image processor, model."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
+        """Load a checkpoint.
+
+        Raises:
+            CheckpointError: it cannot be used; transformers would fill in a missing weight.
+        """
+        checkpoint.check_tokenizer()
+        check_weights(checkpoint, expected_weights(load_config(checkpoint)))
         with quiet():
             self.model = Qwen3VLForConditionalGeneration.from_pretrained(
                 checkpoint.path, dtype=torch.float32
@@ -94,6 +104,15 @@ class Reference:
         tokens = out.sequences[0, inputs["input_ids"].shape[1] :].tolist()
         logits = torch.cat([row.float() for row in out.logits]).numpy()
         return Answer(tokens, logits)
+
+    def replace(self, weights: Iterable[tuple[str, np.ndarray]]) -> None:
+        """Compute with other weights, by checkpoint name; a tied head gets one of its own."""
+        for name, array in weights:
+            weight = torch.from_numpy(array)
+            if name in (EMBEDDING, "lm_head.weight"):
+                self.model.lm_head.weight = torch.nn.Parameter(weight)
+            else:
+                self.model.get_parameter(name).data.copy_(weight)
 
     def text(self, tokens: Sequence[int]) -> str:
         """Tokens as text, special ones left out."""

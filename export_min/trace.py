@@ -110,6 +110,7 @@ def trace(spec: Spec, model: Qwen3VLForConditionalGeneration) -> ir.Model:
     assert program is not None
     graph_model: ir.Model = program.model
     graph_model.graph.name = spec.name
+    common.IdentityEliminationPass()(graph_model)
     common.RemoveUnusedNodesPass()(graph_model)
     for node in graph_model.graph:
         for key in FOREIGN:

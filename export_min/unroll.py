@@ -74,7 +74,7 @@ def unroll(model: ir.Model, stack: str, order: Sequence[int], templates: int) ->
             rename(graph, regions[order[layer]], stack, order[layer], layer)
     template = Template(graph, renamer(stack, spare), plain, regions[plain], entries[plain], end)
 
-    hidden = entries[order[0]]
+    hidden = entries[0]
     for layer, kind in enumerate(order):
         if kind == plain:
             later = [k for k in order[layer:] if k != plain]
@@ -97,17 +97,21 @@ def region(graph: ir.Graph, module: str) -> list[ir.Node]:
 
 
 def entry(index: int, regions: Sequence[Sequence[ir.Node]]) -> ir.Value:
-    """The hidden state that enters a layer: what it reads of the graph and no other layer does."""
+    """The hidden state that enters a layer: what it alone reads, its part of the cache aside."""
     others = {v for i, nodes in enumerate(regions) if i != index for v in reads(nodes)}
-    (value,) = [v for v in reads(regions[index]) if v not in others]
+    (value,) = [
+        v
+        for v in reads(regions[index])
+        if v not in others and not (v.is_graph_input() and f".{index}." in (v.name or ""))
+    ]
     return value
 
 
 def reads(nodes: Sequence[ir.Node]) -> list[ir.Value]:
-    """Values computed elsewhere that `nodes` read, each once."""
+    """Values from elsewhere that `nodes` read, weights aside, each once."""
     own = set(nodes)
-    values = (v for node in nodes for v in node.inputs if v is not None and v.producer())
-    return [v for v in dict.fromkeys(values) if v.producer() not in own]
+    values = (v for node in nodes for v in node.inputs if v is not None)
+    return [v for v in dict.fromkeys(values) if not v.is_initializer() and v.producer() not in own]
 
 
 def leaving(nodes: Sequence[ir.Node]) -> ir.Value:

@@ -146,7 +146,7 @@ def compare(
     reference: Any,
     max_tokens: int,
 ) -> Verdict:
-    """Ask both; the package follows PyTorch's answer, and answers itself where it would leave it."""
+    """Ask both: the package follows PyTorch's answer, and where it would not, gives its own."""
     inputs = reference.inputs(reference.chat(question.text, len(pictures)), pictures)
     if inputs["input_ids"][0].tolist() != prompt.ids.tolist():
         raise UserError(

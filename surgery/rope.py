@@ -35,13 +35,20 @@ def rotation(node: ir.Node, m: Matcher) -> Rotation:
     width = x.shape[-1] if x.shape is not None else None
     m.check(isinstance(width, int), "a known last axis", x.shape)
     assert isinstance(width, int)
+    last = (-1, len(x.shape or ()) - 1)
+    axis = node.attributes["axis"].as_int()
+    m.check(axis in last, "halves joined along the last axis", axis)
     if first.op_type == "Slice":
-        ends = m.constant(first.inputs[2], "a constant slice").ravel().tolist()
-        starts = m.constant(second.inputs[1], "a constant slice").ravel().tolist()
-        m.check(ends == [width // 2] == starts, f"slices at {width // 2}", (ends, starts))
+        lower, upper = sliced(first, m), sliced(second, m)
+        m.check(lower[2] in last and upper[2] in last, "slices of the last axis", lower[2])
+        m.check(lower[:2] == (0, width // 2), f"a first half of {width // 2}", lower[:2])
+        m.check(upper[0] == width // 2 and upper[1] >= width, "the second half", upper[:2])
     else:
         m.check(first is second, "one Split", "two")
         m.check(node.inputs[1] is first.outputs[0], "the first half second", "another order")
+        m.check(first.attributes.get_int("axis", 0) in last, "a Split of the last axis", "another")
+        parts = [v.shape[-1] if v.shape is not None else None for v in first.outputs]
+        m.check(parts == [width // 2] * 2, f"halves of {width // 2}", parts)
 
     turned = m.user(node.outputs[0], "Mul")
     sin = other(turned, node.outputs[0])
@@ -50,6 +57,17 @@ def rotation(node: ir.Node, m: Matcher) -> Rotation:
     m.check(x in straight.inputs, "x * cos beside it", "another product")
     cos = other(straight, x)
     return Rotation(x, cos, sin, total.outputs[0], width)
+
+
+def sliced(node: ir.Node, m: Matcher) -> tuple[int, int, int]:
+    """Start, end and axis of a slice without steps along one axis."""
+    starts, ends, axes = (
+        m.constant(value, "a constant slice").ravel().tolist() for value in node.inputs[1:4]
+    )
+    m.check(len(axes) == 1, "a slice of one axis", axes)
+    steps = m.constant(node.inputs[4], "constant steps") if len(node.inputs) > 4 else None
+    m.check(steps is None or bool((steps == 1).all()), "steps of 1", steps)
+    return starts[0], ends[0], axes[0]
 
 
 def other(node: ir.Node, value: ir.Value) -> ir.Value:
@@ -65,6 +83,9 @@ def unsqueezed(value: ir.Value, m: Matcher) -> ir.Value:
     node = m.producer(value, "Unsqueeze")
     source = node.inputs[0]
     assert source is not None
+    m.rank(value, 3, 4)
+    axis = m.constant(node.inputs[1]).ravel().tolist()
+    m.check(axis in ([1], [1 - len(value.shape or ())]), "room for the heads on axis 1", axis)
     return source
 
 

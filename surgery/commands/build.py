@@ -43,7 +43,11 @@ def add_watching(p: argparse.ArgumentParser) -> None:
     group = p.add_argument_group("watching", "What is watched is what ships.")
     group.add_argument("--dump", metavar="DIR", help="write each step as .txt and .onnx")
     group.add_argument(
-        "--symbolic", action="store_true", help="with --dump: zeros for transformed weights"
+        "--dump-weights",
+        choices=("link", "copy", "zeros"),
+        default="link",
+        help="weights of the checkpoint: linked, or copied once so that onnxruntime loads the "
+        "dump; zeros write none at all (default: %(default)s)",
     )
 
 
@@ -133,8 +137,9 @@ def selection(args: argparse.Namespace) -> Selection:
 def watchers(args: argparse.Namespace) -> list[Watcher]:
     """The chosen watchers."""
     from surgery.inspect.dump import Dump
+    from surgery.inspect.store import Weights
 
-    return [Dump(Path(args.dump), args.symbolic)] if args.dump else []
+    return [Dump(Path(args.dump), Weights(args.dump_weights))] if args.dump else []
 
 
 def main(args: argparse.Namespace) -> int:

@@ -19,7 +19,7 @@ from surgery.errors import OutputError
 from surgery.facts import Facts
 from surgery.inspect.results import data
 from surgery.inspect.sources import bytes_by_dtype, lines
-from surgery.inspect.store import Store
+from surgery.inspect.store import Store, Weights
 from surgery.recipes import RECIPES
 from surgery.runner import Record
 from surgery.scope import place
@@ -51,14 +51,14 @@ class Dump:
 
     Args:
         folder: directory to write, new or an earlier dump.
-        symbolic: leave out the numbers of transformed weights.
+        weights: what becomes of weights.
 
     Raises:
         OutputError: the directory holds something else, or cannot be written.
     """
 
-    def __init__(self, folder: Path, symbolic: bool = False) -> None:
-        self.folder, self.symbolic = folder, symbolic
+    def __init__(self, folder: Path, weights: Weights = Weights.LINK) -> None:
+        self.folder, self.weights = folder, weights
         self.stages: dict[str, list[Stage]] = {}
         self.about: dict[str, Any] = {}
         claim(folder)
@@ -67,7 +67,7 @@ class Dump:
         """Write a graph as it was exported."""
         self.name, self.facts, self.names = name, facts, view.Names()
         (self.folder / name).mkdir()
-        self.store = Store(self.folder / name, self.symbolic)
+        self.store = Store(self.folder / name, self.weights)
         self.about = {"source": facts.manifest.get("source"), "options": asdict(facts.options)}
         self.stages[name] = []
         self.write("00_raw", model, None)

@@ -9,14 +9,21 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from surgery.view import kind
+from surgery.contract import constant
+from surgery.view import INLINE, kind
 from surgery.weights import RowTensor, Stored
 
 
 def lines(model: ir.Model) -> Iterator[str]:
-    """A line for each initializer, in order: dtype, shape, and how it comes about."""
+    """A line for each weight, in order: dtype, shape, and how it comes about.
+
+    Small constants made by the graph are left out: the nodes that read them show their numbers.
+    """
     for graph in model.graphs():
         for value in graph.initializers.values():
+            numbers = constant(value)
+            if numbers is not None and numbers.size <= INLINE:
+                continue
             yield f"weight {value.name} {kind(value)} = {origin(value.const_value)}"
 
 

@@ -1,23 +1,36 @@
 """Many graphs over one set of weights: the steps of a run as files, no weight written twice.
 
-A weight that still lies in the checkpoint is read there, through a hard link beside the graphs:
-onnxruntime follows no path out of a graph's folder. What passes did to a weight (cast, transpose,
-quantize) is computed once, a few rows at a time, into one data file that all steps share.
+What passes did to a weight (cast, transpose, quantize) is computed once, a few rows at a time,
+into one data file that all steps share. A weight that lies in the checkpoint as it is stays there,
+behind a symbolic link beside the graphs. `surgery.load` and Netron follow it; onnxruntime follows
+no link out of a graph's folder, so for its sake such weights can be copied too.
 """
 
 from __future__ import annotations
 
+import enum
 import os
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
-from surgery.package.external_data import Layout, external, tasks
+from surgery.package.external_data import Layout, external, row_tensor, tasks
 from surgery.weights import Reshaped, RowTensor, Source, Stored
 
 DATA = "weights.data"
 """Name of the file of transformed weights."""
+
+
+class Weights(enum.Enum):
+    """What becomes of weights when a graph is saved."""
+
+    LINK = "link"
+    """Those of the checkpoint stay there."""
+    COPY = "copy"
+    """Those of the checkpoint are copied, once."""
+    ZEROS = "zeros"
+    """None is written: zeros that take no place on the disk stand for transformed ones."""
 
 
 class Store:
@@ -25,16 +38,15 @@ class Store:
 
     Args:
         folder: an existing directory.
-        symbolic: leave transformed weights as zeros that take no place on the disk. The graphs
-            load and have the right shapes, their numbers mean nothing.
+        weights: what becomes of them.
     """
 
-    def __init__(self, folder: Path, symbolic: bool = False) -> None:
-        self.folder, self.symbolic = folder, symbolic
+    def __init__(self, folder: Path, weights: Weights = Weights.LINK) -> None:
+        self.folder, self.weights = folder, weights
         self.layout = Layout()
         self.fresh = Layout(self.layout.sizes)
         self.made: dict[int, tuple[ir.TensorProtocol, ir.ExternalTensor]] = {}
-        self.links: dict[Path, str | None] = {}
+        self.links: set[str] = set()
 
     def save(self, model: ir.Model, name: str) -> Path:
         """Write a graph, and those of its weights that no earlier graph had."""
@@ -50,23 +62,24 @@ class Store:
     def placed(self, tensor: ir.TensorProtocol, name: str) -> ir.ExternalTensor:
         """Where the numbers of a tensor lie, or will."""
         stored = in_checkpoint(tensor)
-        link = None if stored is None else self.link(stored.file)
-        if stored is not None and link is not None:
-            return self.at(link, stored.offset, tensor, name)
-        if isinstance(tensor, RowTensor) or stored is not None:
-            row = tensor if isinstance(tensor, RowTensor) else RowTensor(stored, name=name)  # type: ignore[arg-type]
-            known = self.layout.jobs.get(row.source)
-            if known is None or row.part not in known.places:
-                place = self.layout.place(row, DATA)
-                self.fresh.jobs[row.source] = self.layout.jobs[row.source]
-            else:
-                place = known.places[row.part]
-            return self.at(DATA, place.offset, tensor, name)
+        if stored is not None and self.weights is not Weights.COPY:
+            return self.at(self.link(stored.file), stored.offset, tensor, name)
+        if stored is not None or isinstance(tensor, RowTensor):
+            return self.at(DATA, self.row_place(row_tensor(tensor)), tensor, name)
         if id(tensor) not in self.made:  # kept with its tensor, so that the id stays taken
             place = self.layout.take(DATA, tensor.nbytes)
             self.fresh.arrays.append((place, tensor))
             self.made[id(tensor)] = tensor, self.at(DATA, place.offset, tensor, name)
         return self.made[id(tensor)][1]
+
+    def row_place(self, tensor: ir.TensorProtocol) -> int:
+        """The offset of what a source computes, reserved when first asked for."""
+        assert isinstance(tensor, RowTensor)
+        known = self.layout.jobs.get(tensor.source)
+        if known is None or tensor.part not in known.places:
+            self.layout.place(tensor, DATA)
+            self.fresh.jobs[tensor.source] = self.layout.jobs[tensor.source]
+        return self.layout.jobs[tensor.source].places[tensor.part].offset
 
     def at(
         self, file: str, offset: int, tensor: ir.TensorProtocol, name: str
@@ -77,17 +90,12 @@ class Store:
             file, offset, tensor.nbytes, tensor.dtype, shape=shape, name=name, base_dir=self.folder
         )
 
-    def link(self, file: Path) -> str | None:
-        """The name of a file of the checkpoint in this folder; None where no link can be made."""
-        if file not in self.links:
-            target = self.folder / file.name
-            try:
-                target.unlink(missing_ok=True)
-                os.link(file.resolve(), target)
-                self.links[file] = target.name
-            except OSError:
-                self.links[file] = None
-        return self.links[file]
+    def link(self, file: Path) -> str:
+        """Link a file of the checkpoint into the folder; returns its name there."""
+        if file.name not in self.links:
+            (self.folder / file.name).symlink_to(file.resolve())
+            self.links.add(file.name)
+        return file.name
 
     def write(self) -> None:
         """Compute what is fresh, a few rows at a time."""
@@ -97,7 +105,7 @@ class Store:
         with open(self.folder / DATA, "ab"):
             pass
         os.truncate(self.folder / DATA, size)
-        if not self.symbolic:
+        if self.weights is not Weights.ZEROS:
             descriptor = os.open(self.folder / DATA, os.O_RDWR | getattr(os, "O_BINARY", 0))
             try:
                 for work in tasks(self.fresh, {DATA: descriptor}):

@@ -11,6 +11,10 @@ import sympy
 
 from surgery.contract import Pass, Site
 
+WORD = re.compile(r"[A-Za-z_]\w*")
+ARITHMETIC = re.compile(r"[\w\s+*/()-]+")
+"""What is read as an expression: sympy would evaluate anything else as Python."""
+
 
 class Dims(Pass):
     """One spelling for each symbolic dimension.
@@ -38,10 +42,13 @@ class Dims(Pass):
     def canonical(self, dim: str) -> str:
         """The one spelling of a dimension."""
         if dim not in self.known:
-            try:
-                spelled = str(sympy.sympify(dim, locals={s: sympy.Symbol(s) for s in words(dim)}))
-            except (sympy.SympifyError, SyntaxError, TypeError):
-                spelled = dim
+            spelled = dim
+            if ARITHMETIC.fullmatch(dim):
+                try:
+                    names = {word: sympy.Symbol(word) for word in WORD.findall(dim)}
+                    spelled = str(sympy.sympify(dim, locals=names))
+                except (sympy.SympifyError, SyntaxError, TypeError):
+                    pass
             self.known[dim] = self.aliases.get(spelled, spelled)
         return self.known[dim]
 
@@ -71,8 +78,3 @@ class Dims(Pass):
 def named(dim: int | ir.SymbolicDim) -> TypeGuard[ir.SymbolicDim]:
     """Whether a dimension is symbolic and has a name."""
     return isinstance(dim, ir.SymbolicDim) and dim.value is not None
-
-
-def words(text: str) -> list[str]:
-    """Identifiers in an expression."""
-    return re.findall(r"[A-Za-z_]\w*", text)
