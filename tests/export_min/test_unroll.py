@@ -1,0 +1,135 @@
+"""The unrolled graph is the graph of a full trace, layer order, names and numbers included."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+import torch
+from transformers import Qwen3VLConfig
+
+from export_min import graphs, trace, unroll
+from surgery.scope import scope
+
+CASES = {
+    "levels first, between and last": {"depth": 5, "indexes": [0, 2, 4], "layers": 5},
+    "plain first": {"depth": 4, "indexes": [1, 2], "layers": 3},
+    "fewer layers than levels": {"depth": 2, "indexes": [0, 1], "layers": 1},
+}
+
+
+def config(depth: int, indexes: list[int], layers: int) -> Qwen3VLConfig:
+    result = Qwen3VLConfig(
+        text_config={
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": layers,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "head_dim": 16,
+            "vocab_size": 64,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e4,
+                "mrope_section": [4, 2, 2],
+                "mrope_interleaved": True,
+            },
+        },
+        vision_config={
+            "depth": depth,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_heads": 2,
+            "num_position_embeddings": 16,
+            "out_hidden_size": 32,
+            "deepstack_visual_indexes": indexes,
+            "patch_size": 4,
+        },
+        image_token_id=60,
+        video_token_id=61,
+    )
+    for part in (result, result.text_config, result.vision_config):
+        part.dtype = torch.float32
+    return result
+
+
+def traced(config: Qwen3VLConfig, name: str, short: bool) -> ir.Model:
+    source = unroll.shorten(config) if short else copy.deepcopy(config)
+    model = trace.meta_model(source)
+    (spec,) = (spec for spec in graphs.specs(source) if spec.name == name)
+    graph = trace.trace(spec, model)
+    if short:
+        templates = {
+            "vision": source.vision_config.depth,
+            "decoder": source.text_config.num_hidden_layers,
+        }
+        unroll.unroll(graph, *unroll.orders(config)[name], templates[name])
+    fill(graph)
+    return graph
+
+
+def fill(model: ir.Model) -> None:
+    """Give every weight numbers that depend on its name alone."""
+    for name, value in model.graph.initializers.items():
+        if "inv_freq" in name:
+            continue
+        seed = sum(ord(c) * 31**i for i, c in enumerate(name)) % (1 << 32)
+        shape = value.shape.numpy()
+        array = np.random.default_rng(seed).normal(0, 0.2, shape).astype(np.float32)
+        value.const_value = ir.tensor(array, name=name)
+
+
+def run(model: ir.Model, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), options)
+    return session.run(None, feeds)
+
+
+def example(model: ir.Model) -> dict[str, np.ndarray]:
+    sizes = {"batch": 1, "sequence": 4, "past": 3, "total": 7, "tokens": 4, "images": 2}
+    rng = np.random.default_rng(0)
+    grids = np.array([[1, 2, 4], [2, 4, 2]])
+    sizes["patches"] = int(grids.prod(-1).sum())
+    feeds = {}
+    for value in model.graph.inputs:
+        shape = [d if isinstance(d, int) else sizes[str(d)] for d in value.shape]
+        if value.name == "image_grid_thw":
+            feeds[value.name] = grids
+        elif value.dtype == ir.DataType.FLOAT:
+            feeds[value.name] = rng.normal(size=shape).astype(np.float32)
+        else:
+            feeds[value.name] = np.ones(shape, value.dtype.numpy())
+    return feeds
+
+
+@pytest.mark.parametrize("name", ["vision", "decoder"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_unrolled_equals_full_trace(case: str, name: str) -> None:
+    cfg = config(**CASES[case])
+    full, short = traced(cfg, name, short=False), traced(cfg, name, short=True)
+
+    assert [v.name for v in short.graph.inputs] == [v.name for v in full.graph.inputs]
+    assert [v.name for v in short.graph.outputs] == [v.name for v in full.graph.outputs]
+    weights = {n for n in full.graph.initializers if n.startswith(("model.", "lm_head."))}
+    assert weights == {n for n in short.graph.initializers if n.startswith(("model.", "lm_head."))}
+    assert histogram(short) == histogram(full)
+    assert scopes(short) == scopes(full)
+
+    feeds = example(full)
+    for a, b in zip(run(full, feeds), run(short, feeds), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def histogram(model: ir.Model) -> Counter[str]:
+    return Counter(node.op_type for node in model.graph)
+
+
+def scopes(model: ir.Model) -> Counter[tuple[str, str]]:
+    # A constant stands in the first layer that needs it, which differs; nothing else does.
+    nodes = (node for node in model.graph if node.op_type != "Constant")
+    return Counter((scope(node), node.op_type) for node in nodes)
