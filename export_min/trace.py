@@ -8,6 +8,7 @@ so that the raw graph computes what PyTorch does with the weights loaded in floa
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import logging
 import warnings
@@ -38,7 +39,7 @@ def load_config(checkpoint: Checkpoint) -> Qwen3VLConfig:
         CheckpointError: transformers rejects the configuration.
     """
     try:
-        config = Qwen3VLConfig.from_dict(checkpoint.config)
+        config = Qwen3VLConfig.from_dict(copy.deepcopy(checkpoint.config))  # it edits its input
     except Exception as e:  # transformers raises whatever its field validators raise
         message = " ".join(str(e).split())
         raise CheckpointError(f"{checkpoint.source}: config.json: {message}") from e

@@ -53,6 +53,7 @@ def build(
     output = Path(output or f"build/{provider}-{options.text_precision}")
     check_free(output, force)
     facts = Facts.load(Path(raw), options)
+    facts.check_unchanged()
     models = operate(facts, watchers=watchers, tell=tell)
     with staged(output, force) as stage:
         layout = write({FILES[name]: model for name, model in models.items()}, stage, facts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from dataclasses import dataclass, field
@@ -61,6 +62,25 @@ class Facts:
         except json.JSONDecodeError as e:
             raise PackageError(f"{path}: not valid JSON: {e}.") from e
         return cls(raw, manifest, options)
+
+    def check_unchanged(self) -> None:
+        """Raise `PackageError` if the checkpoint is no longer the one that was exported.
+
+        The graphs point into its shards by offset, so a shard written anew would be read wrongly.
+        """
+        for name, digest in self.manifest["headers"].items():
+            shard = self.weights / name
+            if not shard.is_file():
+                raise PackageError(f"{shard}: is gone since the export; the weights lie there.")
+            with shard.open("rb") as file:
+                prefix = file.read(8)
+                header = file.read(int.from_bytes(prefix, "little"))
+            if hashlib.sha256(prefix + header).hexdigest() != digest:
+                raise PackageError(f"{shard}: changed since the export. Export again.")
+        if self.read("config.json") != self.config:
+            raise PackageError(
+                f"{self.checkpoint / 'config.json'}: changed since the export. Export again."
+            )
 
     @property
     def target(self) -> Target:
