@@ -40,8 +40,9 @@ def grouped_sdpa(
     Returns:
         `[B, S, N, D]`, and None for the weights that nobody asked for.
     """
+    grouped = query.shape[1] != key.shape[1]  # torch.onnx takes the flag for a promise
     out = F.scaled_dot_product_attention(
-        query, key, value, attn_mask=attention_mask, scale=scaling, enable_gqa=True
+        query, key, value, attn_mask=attention_mask, scale=scaling, enable_gqa=grouped
     )
     return out.transpose(1, 2), None
 

@@ -63,6 +63,7 @@ def unroll(model: ir.Model, stack: str, order: Sequence[int], templates: int) ->
     if list(order) == list(range(templates)):
         return
     graph, plain = model.graph, templates - 1
+    hoist_constants(graph)
     regions = [region(graph, f"{stack}.{i}") for i in range(plain + 1)]
     entries = [entry(i, regions) for i in range(plain + 1)]
     end = leaving(regions[plain])
@@ -91,9 +92,20 @@ def unroll(model: ir.Model, stack: str, order: Sequence[int], templates: int) ->
     template.remove()
 
 
+def hoist_constants(graph: ir.Graph) -> None:
+    """Move constants to the front: a trace makes each in the first layer that reads it."""
+    constants = [node for node in graph if node.op_type == "Constant"]
+    graph.remove(constants)
+    graph.insert_before(graph[0], constants)
+
+
 def region(graph: ir.Graph, module: str) -> list[ir.Node]:
-    """The nodes traced inside a module, in order."""
-    return [node for node in graph if f"'{module}'" in node.metadata_props.get(SCOPES, "")]
+    """The nodes traced inside a module, in order, constants aside."""
+    return [
+        node
+        for node in graph
+        if node.op_type != "Constant" and f"'{module}'" in node.metadata_props.get(SCOPES, "")
+    ]
 
 
 def entry(index: int, regions: Sequence[Sequence[ir.Node]]) -> ir.Value:
@@ -108,10 +120,16 @@ def entry(index: int, regions: Sequence[Sequence[ir.Node]]) -> ir.Value:
 
 
 def reads(nodes: Sequence[ir.Node]) -> list[ir.Value]:
-    """Values from elsewhere that `nodes` read, weights aside, each once."""
+    """Values from elsewhere that `nodes` read, weights and constants aside, each once."""
     own = set(nodes)
-    values = (v for node in nodes for v in node.inputs if v is not None)
-    return [v for v in dict.fromkeys(values) if not v.is_initializer() and v.producer() not in own]
+    values = dict.fromkeys(v for node in nodes for v in node.inputs if v is not None)
+    return [v for v in values if not is_constant(v) and v.producer() not in own]
+
+
+def is_constant(value: ir.Value) -> bool:
+    """Whether a value is a weight or the output of a `Constant`."""
+    made = value.producer()
+    return value.is_initializer() or (made is not None and made.op_type == "Constant")
 
 
 def leaving(nodes: Sequence[ir.Node]) -> ir.Value:

@@ -274,11 +274,11 @@ class Builder:
     def constant(self, array: np.ndarray, name: str) -> ir.Value:
         """An initializer, shared by name: asking again for the same one returns it."""
         known = self.graph.initializers.get(name)
-        if known is not None:
-            same = constant(known)
-            if same is not None and same.dtype == array.dtype and np.array_equal(same, array):
+        if known is not None and isinstance(known.const_value, ir.Tensor):
+            same = known.const_value.numpy()
+            if same.dtype == array.dtype and np.array_equal(same, array):
                 return known
-            name = self.unique(name)
+        name = self.unique(name)
         return initializer(self.graph, name, ir.tensor(array, name=name))
 
     def unique(self, name: str) -> str:

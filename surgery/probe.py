@@ -36,11 +36,16 @@ class Region:
         except ValueError as e:
             raise Leaks(str(e)) from e
         self.names = [value.name or "" for value in inputs]
+        for value in list(part.inputs):
+            if not value.uses() and value is not part.outputs[0]:
+                part.inputs.remove(value)
+        made = (node.outputs[0] for node in part if node.op_type == "Constant")
+        tensors = map(ir.convenience.get_const_tensor, (*part.initializers.values(), *made))
         self.constants = [
             int(x)
-            for v in part.initializers.values()
-            if v.const_value is not None and v.const_value.dtype in (ir.DataType.INT64,)
-            for x in np.ravel(v.const_value.numpy())
+            for tensor in tensors
+            if tensor is not None and tensor.dtype in (ir.DataType.INT64, ir.DataType.INT32)
+            for x in np.ravel(tensor.numpy())
         ]
         self.session = session(part, graph.opset_imports)
 

@@ -140,6 +140,43 @@ class Reshaped:
 
 
 @dataclass(frozen=True)
+class Shifted:
+    """A float32 source with a number added."""
+
+    source: Source
+    number: float
+
+    @property
+    def parts(self) -> tuple[tuple[ir.DataType, Shape], ...]:
+        """The array, same dtype and shape."""
+        return self.source.parts[:1]
+
+    def read(self, start: int, stop: int) -> tuple[Array, ...]:
+        """Rows, larger by the number."""
+        (rows,) = self.source.read(start, stop)
+        return (rows + rows.dtype.type(self.number),)
+
+
+@dataclass(frozen=True)
+class RowScaled:
+    """A float32 source, row r times number r of another source."""
+
+    source: Source
+    scale: Source
+
+    @property
+    def parts(self) -> tuple[tuple[ir.DataType, Shape], ...]:
+        """The array, same dtype and shape."""
+        return self.source.parts[:1]
+
+    def read(self, start: int, stop: int) -> tuple[Array, ...]:
+        """Rows, each times its number."""
+        (rows,) = self.source.read(start, stop)
+        (factors,) = self.scale.read(start, stop)
+        return (rows * factors.reshape(-1, *[1] * (rows.ndim - 1)),)
+
+
+@dataclass(frozen=True)
 class Quantized:
     """A matrix `[N, K]` in blocks: packed codes, scales, and zero points where asymmetric.
 

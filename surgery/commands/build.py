@@ -42,6 +42,7 @@ def add_watching(p: argparse.ArgumentParser) -> None:
     """Options that look at the graphs between the passes; they change nothing."""
     group = p.add_argument_group("watching", "What is watched is what ships.")
     group.add_argument("--dump", metavar="DIR", help="write each step as .txt and .onnx")
+    group.add_argument("--verify", action="store_true", help="run each step against the one before")
     group.add_argument(
         "--dump-weights",
         choices=("link", "copy", "zeros"),
@@ -135,11 +136,17 @@ def selection(args: argparse.Namespace) -> Selection:
 
 
 def watchers(args: argparse.Namespace) -> list[Watcher]:
-    """The chosen watchers."""
+    """The chosen watchers; a dump comes first, so that it holds a step that fails."""
     from surgery.inspect.dump import Dump
     from surgery.inspect.store import Weights
+    from surgery.inspect.verify_step import Verify
 
-    return [Dump(Path(args.dump), Weights(args.dump_weights))] if args.dump else []
+    chosen: list[Watcher] = []
+    if args.dump:
+        chosen.append(Dump(Path(args.dump), Weights(args.dump_weights)))
+    if args.verify:
+        chosen.append(Verify())
+    return chosen
 
 
 def main(args: argparse.Namespace) -> int:

@@ -81,9 +81,7 @@ class Store:
             self.fresh.jobs[tensor.source] = self.layout.jobs[tensor.source]
         return self.layout.jobs[tensor.source].places[tensor.part].offset
 
-    def at(
-        self, file: str, offset: int, tensor: ir.TensorProtocol, name: str
-    ) -> ir.ExternalTensor:
+    def at(self, file: str, offset: int, tensor: ir.TensorProtocol, name: str) -> ir.ExternalTensor:
         """A tensor in a file of the folder."""
         shape = ir.Shape(tensor.shape)  # type: ignore[arg-type]
         return ir.ExternalTensor(

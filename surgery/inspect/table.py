@@ -21,7 +21,9 @@ def plain() -> str:
 
 def markdown() -> str:
     """The same for a README: the order for each graph, then a row for each pass."""
-    return "\n".join([*order(), "", "| pass | before | after | why |", "|---|---|---|---|", *rows()])
+    return "\n".join(
+        [*order(), "", "| pass | before | after | why |", "|---|---|---|---|", *rows()]
+    )
 
 
 def order() -> Iterator[str]:

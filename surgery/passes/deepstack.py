@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from surgery.contract import Builder, Matcher, NodePass, replace
+from surgery.rope import sliced
 
 
 @dataclass(frozen=True)
@@ -43,17 +44,22 @@ class DeepStack(NodePass[Level]):
         """The residual, and which level is added."""
         hidden, indices, updates = node.inputs
         assert hidden is not None
-        m.producer(m.producer(indices, "Transpose").inputs[0], "NonZero")
+        mask = places(indices, m)
         while (spread := m.producer(updates, "Reshape", "Expand", "Add")).op_type != "Add":
             updates = spread.inputs[0]
         picked, level = m.operands(spread, "GatherND")
         m.check(picked.inputs[0] is hidden, "rows of the residual", picked.inputs[0])
+        m.check(places(picked.inputs[1], m) is mask, "one mask for reading and writing", "another")
         part = m.producer(m.producer(level, "Squeeze").inputs[0], "Slice")
         features = part.inputs[0]
         assert features is not None
         m.check(features.is_graph_input(), "features that are a graph input", features.name)
         m.rank(features, 3)
-        return Level(hidden, features, int(m.constant(part.inputs[1]).item()))
+        reduction = node.attributes.get_string("reduction", "none")
+        m.check(reduction == "none", "rows put in place", reduction)
+        start, end, axis = sliced(part, m)
+        m.check((end, axis) == (start + 1, 0), "one level along axis 0", (start, end, axis))
+        return Level(hidden, features, start)
 
     def apply(self, model: ir.Model) -> int:
         """Rewrite, then remove the inputs that the sparse form needed."""
@@ -88,6 +94,15 @@ class DeepStack(NodePass[Level]):
         for value in node.outputs:
             value.type, value.shape = dtype, ir.Shape((b, s, h))
         return list(node.outputs)
+
+
+def places(indices: ir.Value | None, m: Matcher) -> ir.Value:
+    """The mask whose true places are `indices`, before it was spread over the columns."""
+    mask = m.producer(m.producer(indices, "Transpose").inputs[0], "NonZero").inputs[0]
+    while (node := mask.producer() if mask else None) and node.op_type in ("Expand", "Unsqueeze"):
+        mask = node.inputs[0]
+    assert mask is not None
+    return mask
 
 
 SPARSE = ("visual_pos_masks", "deepstack_features")

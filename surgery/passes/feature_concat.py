@@ -19,15 +19,18 @@ class FeatureConcat(NodePass[tuple[ir.Value, list[ir.Value]]]):
     """
 
     name = "feature_concat"
-    anchors = ("Concat",)
+    anchors = ("Concat", "Unsqueeze")  # a stack of one level is a lone Unsqueeze
 
     def match(self, node: ir.Node, m: Matcher) -> tuple[ir.Value, list[ir.Value]]:
         """The plain features and the levels."""
         out = node.outputs[0]
         m.check(out.is_graph_output(), "a graph output", out.name)
         m.check(out.name == "deepstack_features", "deepstack_features", out.name)
+        if node.op_type == "Concat":
+            stacked = node.attributes["axis"].as_int()
+            m.check(stacked == 0, "levels stacked along axis 0", stacked)
         levels = []
-        for value in node.inputs:
+        for value in node.inputs if node.op_type == "Concat" else node.outputs:
             lifted = m.producer(value, "Unsqueeze")
             axis = m.constant(lifted.inputs[1]).ravel().tolist()
             m.check(axis == [0], "levels stacked along axis 0", axis)
@@ -37,6 +40,7 @@ class FeatureConcat(NodePass[tuple[ir.Value, list[ir.Value]]]):
         assert isinstance(graph, ir.Graph)
         named = [v for v in graph.outputs if v.name == "image_features"]
         m.check(len(named) == 1, "an output image_features", len(named))
+        m.check(len(graph.outputs) == 2, "two outputs", len(graph.outputs))
         return named[0], levels
 
     def rewrite(self, node: ir.Node, found: tuple[ir.Value, list[ir.Value]], add: Builder) -> None:

@@ -26,7 +26,8 @@ class FeatureGather(NodePass[Scatter]):
 
     before  inputs_embeds = ScatterND(embeds, NonZero(mask), image_features [M, H])
     after   row = Gather(Concat(features, zeros), number of the placeholder, or the zero row)
-            inputs_embeds = Where(mask and in range, row[:H], embeds) ; per_layer_inputs = row[H:]
+            inputs_embeds = Where(mask and in range, row[:H], embeds)
+            per_layer_inputs = row[H:], an output in place of visual_pos_masks
     keeps   inputs_embeds for as many features as placeholders
     not     a merge of something else than a graph input
     why     a placeholder without a feature (a sampled one, or no picture) keeps its own
@@ -56,6 +57,8 @@ class FeatureGather(NodePass[Scatter]):
         mask = spread.inputs[0]
         assert mask is not None
         m.rank(mask, 2)
+        reduction = node.attributes.get_string("reduction", "none")
+        m.check(reduction == "none", "rows put in place", reduction)
         flat = m.producer(m.producer(updates, "Slice").inputs[0], "Reshape")
         features = flat.inputs[0]
         assert features is not None
@@ -94,7 +97,7 @@ class FeatureGather(NodePass[Scatter]):
         present = op("And", [present, found.mask], dtype=ir.DataType.BOOL)
         number = op("Where", [present, number, total])
         zeros = add.constant(np.zeros((1, wide), features.dtype.numpy()), "no_feature")  # type: ignore[union-attr]
-        padded = add("Concat", [features, zeros], {"axis": 0}, dtype=features.dtype)
+        padded = add("Concat", [features, zeros], {"axis": 0}, dtype=features.dtype, shape=(None, wide))
         rows = add(
             "Gather", [padded, number], {"axis": 0}, dtype=features.dtype, shape=(b, s, wide)
         )

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from surgery.contract import Builder, Matcher, NodePass, constant, replace
+from surgery.rope import other
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,12 @@ class FreqTable(NodePass[Angle]):
     def match(self, node: ir.Node, m: Matcher) -> Angle:
         """Walk up to the position, down to the scale."""
         angle = m.producer(node.inputs[0], "Mul")
-        cast, other = m.operands(angle, "Cast")
-        frequencies = m.constant(other, "constant frequencies").ravel()
+        cast, factors = m.operands(angle, "Cast")
+        to = cast.attributes["to"].as_int()
+        m.check(to == ir.DataType.FLOAT, "angles in float32", ir.DataType(to))
+        frequencies = m.constant(factors, "constant frequencies")
+        row = frequencies.size == frequencies.shape[-1] if frequencies.ndim else False
+        m.check(row, "one row of frequencies", frequencies.shape)
         lifted = m.producer(cast.inputs[0], "Unsqueeze")
         position = lifted.inputs[0]
         assert position is not None
@@ -57,12 +62,12 @@ class FreqTable(NodePass[Angle]):
         m.check(axes in ([-1], [rank]), "positions unsqueezed at the end", axes)
         scale, end = 1.0, node.outputs[0]
         users = end.consumers()
-        if len(users) == 1 and users[0].op_type == "Mul":
-            (factor,) = [v for v in users[0].inputs if v is not end]
+        if len(users) == 1 and users[0].op_type == "Mul" and not end.is_graph_output():
+            factor = other(users[0], end)
             numbers = constant(factor)
             if numbers is not None and numbers.ndim == 0:
                 scale, end = float(numbers), users[0].outputs[0]
-        return Angle(position, frequencies.astype(np.float32), scale, end)
+        return Angle(position, frequencies.ravel().astype(np.float32), scale, end)
 
     def rewrite(self, node: ir.Node, found: Angle, add: Builder) -> None:
         """Tabulate, then gather rows."""

@@ -48,6 +48,8 @@ class FusedTranspose(NodePass[Turned]):
         assert x is not None and weight is not None
         m.check(weight.is_initializer(), "an initializer", weight.name)
         m.rank(weight, 2)
+        perm = turned.attributes.get_ints("perm", (1, 0))
+        m.check(list(perm) == [1, 0], "axes swapped", perm)
         m.check(self.shared(weight.name or ""), "a shared weight", weight.name)
         return Turned(x, weight)
 

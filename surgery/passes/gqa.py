@@ -8,7 +8,18 @@ import numpy as np
 import onnx_ir as ir
 
 from surgery.contract import Builder, Matcher, NodePass, replace
+from surgery.heads import merged, split
 from surgery.probe import Leaks, Region
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A causal mask, as read off by running it."""
+
+    padding: ir.Value
+    """The graph's attention mask, `[B, T]`."""
+    window: int | None
+    """Positions that a query sees, itself included; None for all before it."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +34,11 @@ class Grouped:
     past_value: ir.Value
     present_key: ir.Value
     present_value: ir.Value
-    mask: ir.Value
-    """The graph's attention mask, `[B, T]`."""
+    mask: Mask
     heads: int
     kv_heads: int
     scale: float
+    softcap: float
     end: ir.Value
     """The result, `[B, S, heads * head_dim]`."""
 
@@ -37,8 +48,9 @@ class Gqa(NodePass[Grouped]):
 
     before  Attention(q, Concat(past_k, k), Concat(past_v, v), causal and padding mask)
     after   GroupQueryAttention(q, k, v, past_k, past_v, sum(mask) - 1, T) -> out, present_k/v
+            with local_window_size where the mask has a window
     keeps   names of the cache; past and present may share one buffer longer than T
-    not     a mask that is not (causal and attention_mask), found by running it; left padding
+    not     a mask that is not (causal, within a window, and attention_mask), found by running it; left padding
     why     no mask of S x T, no copy of the cache, keys and values never repeated
     upstream microsoft/onnxscript#2424
     """
@@ -49,7 +61,7 @@ class Gqa(NodePass[Grouped]):
     def __init__(self) -> None:
         """Start without knowledge of any mask."""
         super().__init__()
-        self.masks: dict[ir.Value, ir.Value | str] = {}
+        self.masks: dict[ir.Value, Mask | str] = {}
         self.lengths: tuple[ir.Value, ir.Value] | None = None
 
     def match(self, node: ir.Node, m: Matcher) -> Grouped:
@@ -58,26 +70,26 @@ class Gqa(NodePass[Grouped]):
         past_key, new_key = concatenated(key, m)
         past_value, new_value = concatenated(value, m)
         assert query is not None and key is not None and value is not None
-        q, heads = merged_heads(query, m)
-        k, kv_heads = merged_heads(new_key, m)
-        v, _ = merged_heads(new_value, m)
+        q, heads = split(query, m)
+        k, kv_heads = split(new_key, m)
+        v, _ = split(new_value, m)
         softcap = node.attributes.get_float("softcap", 0.0)
-        m.check(softcap == 0.0, "no softcap", softcap)
-        scale = node.attributes.get_float("scale")
-        assert scale is not None
-        end = m.user(m.user(node.outputs[0], "Transpose").outputs[0], "Reshape").outputs[0]
-        m.rank(end, 3)
+        own = node.attributes.get_int("is_causal", 0)
+        m.check(own == 0, "no causality of its own beside the mask", own)
+        scale = node.attributes.get_float("scale", 0.0)  # 0 is the root of the width in both ops
+        end = merged(node.outputs[0], m)
         m.check(mask is not None, "a mask", "none")
         assert mask is not None
         known = self.mask(mask, past_key)
         m.check(not isinstance(known, str), "a causal and padding mask", known)
-        assert isinstance(known, ir.Value)
+        assert isinstance(known, Mask)
         return Grouped(
-            q, k, v, past_key, past_value, key, value, known, heads, kv_heads, scale, end
+            *(q, k, v, past_key, past_value, key, value, known),
+            *(heads, kv_heads, scale, softcap, end),
         )
 
-    def mask(self, mask: ir.Value, past: ir.Value) -> ir.Value | str:
-        """The graph input behind a causal mask, or why it is none."""
+    def mask(self, mask: ir.Value, past: ir.Value) -> Mask | str:
+        """What a causal mask is made of, or why it is none."""
         if mask not in self.masks:
             self.masks[mask] = read_mask(mask, past)
         return self.masks[mask]
@@ -93,16 +105,20 @@ class Gqa(NodePass[Grouped]):
     def rewrite(self, node: ir.Node, found: Grouped, add: Builder) -> None:
         """One node; the cache's names move to its outputs."""
         if self.lengths is None:
-            self.lengths = lengths(found.mask, add)
+            self.lengths = lengths(found.mask.padding, add)
         inputs = [
             *(found.query, found.key, found.value, found.past_key, found.past_value),
             *self.lengths,
         ]
-        attributes = {
+        attributes: dict[str, object] = {
             "num_heads": found.heads,
             "kv_num_heads": found.kv_heads,
             "scale": found.scale,
         }
+        if found.softcap:
+            attributes["softcap"] = found.softcap
+        if found.mask.window is not None:
+            attributes["local_window_size"] = found.mask.window
         fused = add.node(
             "GroupQueryAttention", inputs, attributes, domain="com.microsoft", outputs=3
         )
@@ -124,21 +140,6 @@ def concatenated(value: ir.Value | None, m: Matcher) -> tuple[ir.Value, ir.Value
     return past, new
 
 
-def merged_heads(value: ir.Value, m: Matcher) -> tuple[ir.Value, int]:
-    """`[B, S, heads * D]` behind `[B, heads, S, D]`, and the number of heads."""
-    moved = m.producer(value, "Transpose")
-    perm = moved.attributes.get_ints("perm", ())
-    m.check(list(perm) == [0, 2, 1, 3], "heads moved to the front", perm)
-    split = m.producer(moved.inputs[0], "Reshape")
-    flat = split.inputs[0]
-    assert flat is not None
-    m.rank(flat, 3)
-    heads = value.shape[1] if value.shape is not None else None
-    m.check(isinstance(heads, int), "a known number of heads", value.shape)
-    assert isinstance(heads, int)
-    return flat, heads
-
-
 def lengths(mask: ir.Value, add: Builder) -> tuple[ir.Value, ir.Value]:
     """Last valid position of each row, `[B]`, and T, both int32."""
     one, axis = np.array(1, np.int64), np.array([1], np.int64)
@@ -155,11 +156,11 @@ def lengths(mask: ir.Value, add: Builder) -> tuple[ir.Value, ir.Value]:
     return last, add("Cast", [total], to, dtype=ir.DataType.INT32, shape=())
 
 
-def read_mask(mask: ir.Value, past: ir.Value) -> ir.Value | str:
-    """Run the mask and compare it with (causal and padding).
+def read_mask(mask: ir.Value, past: ir.Value) -> Mask | str:
+    """Run the mask and compare it with (causal, within a window, and padding).
 
-    A window or another distance would show only beyond its length, so one probe reaches past
-    every integer that the region holds.
+    A window or another distance shows only beyond its length, so one probe reaches past every
+    integer that the region holds; its window is what all probes are compared with.
     """
     producer = mask.producer()
     if producer is None or not isinstance(producer.graph, ir.Graph):
@@ -169,26 +170,32 @@ def read_mask(mask: ir.Value, past: ir.Value) -> ir.Value | str:
         region = Region(graph, graph.inputs, mask)
     except Leaks as e:
         return f"a mask that reads more than the graph's inputs: {e}"
-    candidates = [
-        v
-        for v in graph.inputs
-        if v.name in region.names and v.dtype == ir.DataType.INT64 and rank(v) == 2
-    ]
     read = {i.name for i in region.session.get_inputs()}
-    candidates = [v for v in candidates if v.name in read]
+    candidates = [
+        v for v in graph.inputs if v.name in read and v.dtype == ir.DataType.INT64 and rank(v) == 2
+    ]
     if len(candidates) != 1:
-        return f"{len(candidates)} inputs that could be the attention mask"
+        return f"another mask: {len(candidates)} inputs could be the padding"
     (padding,) = candidates
     far = max((c for c in region.constants if 0 < c < 1 << 24), default=0) + 2
-    for b, s, p in ((2, 3, 2), (1, 4, 0), (1, 1, far)):
+    window = None
+    for b, s, p in ((1, 1, far), (2, 3, 2), (1, 4, 0), (2, 3, far)):
+        if p == far and s > 1 and window is None:
+            continue
         feeds = {v.name or "": example(v, padding, b, s, p, past) for v in graph.inputs}
         valid = feeds[padding.name or ""].astype(bool)
-        causal = np.arange(p + s)[None, :] <= np.arange(p, p + s)[:, None]
-        want = causal[None, None] & valid[:, None, None]
         got = region(feeds)
-        if got.dtype != bool or not np.array_equal(np.broadcast_to(got, want.shape), want):
+        if got.dtype != bool or not got.size:
+            return f"another mask, of {got.dtype}"
+        if p == far and s == 1:
+            seen = int(got.sum())
+            window = seen if 0 < seen <= far else None
+        distance = np.arange(p, p + s)[:, None] - np.arange(p + s)[None, :]
+        causal = (distance >= 0) & (distance < (window or p + s))
+        want = causal[None, None] & valid[:, None, None]
+        if not np.array_equal(np.broadcast_to(got, want.shape), want):
             return f"another mask at batch {b}, sequence {s}, past {p}"
-    return padding
+    return Mask(padding, window)
 
 
 def rank(value: ir.Value) -> int | None:

@@ -66,6 +66,9 @@ class MatMulNBits(NodePass[Linear]):
             turned = False
             assert transpose.inputs[0] is not None
             weight = transpose.inputs[0]
+            m.rank(weight, 2)
+            perm = transpose.attributes.get_ints("perm", (1, 0))
+            m.check(list(perm) == [1, 0], "axes swapped", perm)
         m.check(weight.is_initializer(), "an initializer", weight.name)
         m.rank(weight, 2)
         source = source_of(weight)

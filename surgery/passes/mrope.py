@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from surgery.contract import Builder, Matcher, NodePass, replace
+from surgery.contract import Builder, Matcher, NodePass
 from surgery.probe import Leaks, Region, lookups
-from surgery.rope import Rotation, halves_equal, rotation, unsqueezed
+from surgery.rope import Rotation, rotate, rotation, twice, unsqueezed
 
 SECTIONED, INTERLEAVED = 0, 1
 """Values of the op's `mrope_layout`."""
@@ -40,7 +40,8 @@ class MRope(NodePass[Mrotation]):
     before  cos, sin = pick(Gather(table, position_ids [3, B, S])) ; x * cos + rotate_half(x) * sin
     after   MRotaryEmbedding(x, position_ids, cos table, sin table), or where a provider lacks it
             RotaryEmbedding(x, row of each token, picked cos, picked sin), picked with two Where
-    keeps   any (t, h, w); the sections are read off the graph by running `pick` on codes
+    keeps   any (t, h, w); the sections are read off the graph by running `pick` on codes;
+            halves or pairs turn, the whole head or its front part
     not     one position axis (plain rotary); a pick that is neither interleaved nor sectioned
     why     74 nodes once and 7 nodes twice a layer run at every token; 2 a layer do
     """
@@ -56,7 +57,7 @@ class MRope(NodePass[Mrotation]):
         """
         super().__init__()
         self.fused = fused
-        self.picks: dict[ir.Value, tuple[ir.Node, Axes] | str] = {}
+        self.picks: dict[tuple[ir.Value, bool], tuple[ir.Node, Axes] | str] = {}
         self.tokens: Tokens | None = None
 
     def match(self, node: ir.Node, m: Matcher) -> Mrotation:
@@ -65,7 +66,7 @@ class MRope(NodePass[Mrotation]):
         tables = []
         for angles in (found.cos, found.sin):
             picked = unsqueezed(angles, m)
-            known = self.pick(picked)
+            known = self.pick(picked, found.interleaved)
             m.check(not isinstance(known, str), "angles picked by three position axes", known)
             assert not isinstance(known, str)
             tables.append(known)
@@ -77,11 +78,12 @@ class MRope(NodePass[Mrotation]):
         m.rank(found.x, 4)
         return Mrotation(found, position, cos.inputs[0], sin.inputs[0], axes)
 
-    def pick(self, angles: ir.Value) -> tuple[ir.Node, Axes] | str:
+    def pick(self, angles: ir.Value, interleaved: bool) -> tuple[ir.Node, Axes] | str:
         """The gather behind `angles [B, S, D]` and what is picked of it, or why not."""
-        if angles not in self.picks:
-            self.picks[angles] = read_pick(angles)
-        return self.picks[angles]
+        key = angles, interleaved
+        if key not in self.picks:
+            self.picks[key] = read_pick(angles, interleaved)
+        return self.picks[key]
 
     def apply(self, model: ir.Model) -> int:
         """Rewrite, then forget what was learnt of this graph."""
@@ -93,35 +95,22 @@ class MRope(NodePass[Mrotation]):
 
     def rewrite(self, node: ir.Node, found: Mrotation, add: Builder) -> None:
         """Rotate before the heads are moved to the front, where the op wants them."""
-        turn = found.rotation
-        moved = turn.x.producer()
-        heads = turn.x.shape[1] if turn.x.shape is not None else None
-        before = moved.inputs[0] if moved is not None else None
-        perm = moved.attributes.get_ints("perm", ()) if moved is not None else ()
-        if before is None or not isinstance(heads, int) or list(perm) != [0, 2, 1, 3]:
-            replace(turn.end, self.rotate(turn.x, found, {}, add))
-            return
-        b, s, *_ = before.shape or (None,) * 4
-        flat = add.constant(np.array([0, 0, heads * turn.width], np.int64), f"merge_{heads}_heads")
-        split = add.constant(np.array([0, 0, heads, turn.width], np.int64), f"split_{heads}_heads")
-        x = add("Reshape", [before, flat], dtype=before.dtype, shape=(b, s, heads * turn.width))
-        out = self.rotate(x, found, {"num_heads": heads}, add)
-        out = add("Reshape", [out, split], like=before)
-        replace(turn.end, add("Transpose", [out], {"perm": [0, 2, 1, 3]}, like=turn.x))
+        rotate(found.rotation, lambda x, layout: self.op(x, found, layout, add), add)
 
-    def rotate(
-        self, x: ir.Value, found: Mrotation, attributes: dict[str, object], add: Builder
+    def op(
+        self, x: ir.Value, found: Mrotation, layout: dict[str, object], add: Builder
     ) -> ir.Value:
         """The rotation of one value, by either op."""
         if self.fused:
-            attributes["mrope_section"] = found.axes.section
-            attributes["mrope_layout"] = found.axes.layout
+            sections = {"mrope_section": found.axes.section, "mrope_layout": found.axes.layout}
             inputs = [x, found.position, found.cos, found.sin]
-            return add("MRotaryEmbedding", inputs, attributes, domain="com.microsoft", like=x)
+            return add(
+                "MRotaryEmbedding", inputs, layout | sections, domain="com.microsoft", like=x
+            )
         if self.tokens is None:
             self.tokens = pick_tokens(found, add)
         inputs = [x, self.tokens.row, self.tokens.cos, self.tokens.sin]
-        return add("RotaryEmbedding", inputs, attributes, domain="com.microsoft", like=x)
+        return add("RotaryEmbedding", inputs, layout, domain="com.microsoft", like=x)
 
 
 @dataclass(frozen=True)
@@ -165,7 +154,7 @@ def pick_tokens(found: Mrotation, add: Builder) -> Tokens:
     return Tokens(row, picked[0], picked[1])
 
 
-def read_pick(angles: ir.Value) -> tuple[ir.Node, Axes] | str:
+def read_pick(angles: ir.Value, interleaved: bool) -> tuple[ir.Node, Axes] | str:
     """Find the gather behind `angles` and read off which axis each frequency comes from."""
     tables = lookups(angles)
     if len(tables) != 1:
@@ -184,15 +173,16 @@ def read_pick(angles: ir.Value) -> tuple[ir.Node, Axes] | str:
     except Leaks as e:
         return f"a pick that reads more than the table: {e}"
     code = np.arange(3 * 2 * 5 * frequencies, dtype=np.float32).reshape(3, 2, 5, frequencies)
-    axes = read_axes(code, region({picked.name or "": code}))
+    axes = read_axes(code, region({picked.name or "": code}), interleaved)
     return "a pick that is neither interleaved nor sectioned" if axes is None else (gather, axes)
 
 
-def read_axes(code: np.ndarray, out: np.ndarray) -> Axes | None:
+def read_axes(code: np.ndarray, out: np.ndarray, interleaved: bool) -> Axes | None:
     """Sections and layout from codes `[3, B, S, F]` and what was picked of them `[B, S, 2F]`."""
     frequencies = code.shape[-1]
-    if out.shape != (*code.shape[1:3], 2 * frequencies) or not halves_equal(out):
+    if out.shape != (*code.shape[1:3], 2 * frequencies) or not twice(out, interleaved):
         return None
+    out = out[..., ::2] if interleaved else out[..., :frequencies]
     axis = np.array(
         [
             next((a for a in range(3) if np.array_equal(out[..., f], code[a, ..., f])), -1)

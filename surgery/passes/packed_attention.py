@@ -73,8 +73,9 @@ class PackedAttention(NodePass[Packed]):
         known = isinstance(heads, int) and isinstance(width, int)
         m.check(known, "known heads and head width", shape)
         assert isinstance(heads, int) and isinstance(width, int)
-        scale = node.attributes.get_float("scale")
-        assert scale is not None
+        own = node.attributes.get_int("is_causal", 0), node.attributes.get_float("softcap", 0.0)
+        m.check(own == (0, 0.0), "attention that is neither causal nor capped", own)
+        scale = node.attributes.get_float("scale", 0.0)  # 0 is the root of the width in both ops
         end = m.user(m.user(node.outputs[0], "Transpose").outputs[0], "Reshape").outputs[0]
         m.rank(end, 2)
         return Packed(rows[0], rows[1], rows[2], ends, heads, width, scale, end)

@@ -47,7 +47,9 @@ class PatchEmbed(NodePass[Patches]):
         assert source is not None
         m.check(len(weight.uses()) == 1, "a weight read once", len(weight.uses()))
         pads = node.attributes.get_ints("pads", ())
-        m.check(not any(pads), "no padding", pads)
+        auto = node.attributes.get_string("auto_pad", "NOTSET")
+        none = not any(pads) and auto in ("NOTSET", "VALID")
+        m.check(none, "no padding", (auto, pads))
         group = node.attributes.get_int("group", 1)
         m.check(group == 1, "one group", group)
         out, *kernel = source.parts[0][1]
@@ -61,6 +63,8 @@ class PatchEmbed(NodePass[Patches]):
         m.check(flat, f"rows of {columns} pixels", rows.shape)
         end = m.user(node.outputs[0], "Reshape").outputs[0]
         m.rank(end, 2)
+        assert end.shape is not None
+        m.check(end.shape[1] == out, f"rows of {out}", end.shape)
         return Patches(rows, weight, bias, source, columns, out, end)
 
     def rewrite(self, node: ir.Node, found: Patches, add: Builder) -> None:

@@ -48,6 +48,8 @@ class QkvSplit(NodePass[Fused]):
         source = split.inputs[0]
         assert source is not None
         m.rank(source, 2)
+        columns = source.shape[1] if source.shape is not None else None
+        m.check(columns == 3 * heads * width, f"rows of {3 * heads * width}", columns)
         readers = node.outputs[0].consumers()
         m.check(len(readers) == 3, "three readers", len(readers))
         parts: dict[int, ir.Value] = {}
@@ -56,6 +58,9 @@ class QkvSplit(NodePass[Fused]):
             start = int(m.constant(reader.inputs[1]).item())
             stop = int(m.constant(reader.inputs[2]).item())
             m.check(stop == start + 1, "slices of one part", (start, stop))
+            axis = reader.inputs[3] if len(reader.inputs) > 3 else None
+            axes = m.constant(axis, "a constant axis").ravel().tolist()
+            m.check(axes == [0], "slices of axis 0", axes)
             parts[start] = m.user(reader.outputs[0], "Squeeze").outputs[0]
         m.check(set(parts) == {0, 1, 2}, "parts 0, 1 and 2", sorted(parts))
         return Fused(source, heads, width, (parts[0], parts[1], parts[2]))

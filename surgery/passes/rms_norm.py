@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from surgery.contract import Builder, Matcher, NodePass, replace
-from surgery.rope import other
+from surgery.norms import affine, mean, scaled, squared
 
 
 @dataclass(frozen=True)
@@ -45,30 +45,13 @@ class RmsNorm(NodePass[Norm]):
 
     def match(self, node: ir.Node, m: Matcher) -> Norm:
         """Walk from the mean up to x and down to the scaling."""
-        square = m.producer(node.inputs[0], "Pow", "Mul")
-        x, power = square.inputs[:2]
-        assert x is not None
-        if square.op_type == "Pow":
-            exponent = m.constant(power, "a constant exponent")
-            m.check(exponent.size == 1 and exponent.item() == 2.0, "an exponent of 2", exponent)
-        else:
-            m.check(power is x, "x * x", "a product of two values")
-        axes = m.constant(node.inputs[1], "constant axes").ravel().tolist()
-        last = [-1] if x.shape is None else [-1, len(x.shape) - 1]
-        m.check(len(axes) == 1 and axes[0] in last, "the mean over the last axis", axes)
-        m.check(node.attributes.get_int("keepdims", 1) == 1, "keepdims=1", 0)
-
-        total = m.user(node.outputs[0], "Add")
-        epsilon = m.constant(other(total, node.outputs[0]), "a constant epsilon")
-        m.check(epsilon.size == 1, "a constant epsilon, one number", epsilon)
-        root = m.user(total.outputs[0], "Sqrt")
-        inverse = m.user(root.outputs[0], "Reciprocal")
-        normed = m.user(inverse.outputs[0], "Mul")
-        m.check(x in normed.inputs, f"{x.name} scaled by its own norm", "another value")
-        scaled = m.user(normed.outputs[0], "Mul")
-        weight = other(scaled, normed.outputs[0])
-        m.rank(weight, 1)
-        return Norm(x, weight, float(epsilon.item()), scaled.outputs[0])
+        square = node.inputs[0]
+        assert square is not None
+        x = squared(square, m)
+        mean(node, m)
+        normed, epsilon = scaled(node.outputs[0], x, m)
+        weight, end = affine(normed, m)
+        return Norm(x, weight, epsilon, end)
 
     def rewrite(self, node: ir.Node, found: Norm, add: Builder) -> None:
         """One node in place of six."""

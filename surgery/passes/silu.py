@@ -2,34 +2,53 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import onnx_ir as ir
 
 from surgery.contract import Builder, Matcher, NodePass, replace
+from surgery.rope import other
 
 
-class Silu(NodePass[tuple[ir.Value, ir.Value]]):
-    """SiLU becomes one node.
+@dataclass(frozen=True)
+class Gated:
+    """x * Sigmoid(alpha * x)."""
 
-    before  x * Sigmoid(x)
-    after   QuickGelu(x, alpha=1)
+    x: ir.Value
+    alpha: float
+    end: ir.Value
+
+
+class Silu(NodePass[Gated]):
+    """SiLU, and the quick GELU, become one node.
+
+    before  x * Sigmoid(x), or x * Sigmoid(1.702 * x)
+    after   QuickGelu(x, alpha=1), or alpha=1.702
     keeps   the numbers up to rounding
     not     the sigmoid of another value than x (a plain gate)
-    why     one pass over the widest activation instead of two
+    why     one pass over the widest activation instead of two or three
     """
 
     name = "silu"
     anchors = ("Sigmoid",)
 
-    def match(self, node: ir.Node, m: Matcher) -> tuple[ir.Value, ir.Value]:
-        """x, and the product."""
+    def match(self, node: ir.Node, m: Matcher) -> Gated:
+        """x, its factor, and the product."""
         x = node.inputs[0]
         product = m.user(node.outputs[0], "Mul")
         assert x is not None
+        alpha = 1.0
+        if x not in product.inputs and (made := x.producer()) and made.op_type == "Mul":
+            gate = other(product, node.outputs[0])
+            if gate in made.inputs:
+                factor = m.constant(other(made, gate), "a constant factor")
+                m.check(factor.size == 1 and factor.ndim == 0, "one factor", factor.shape)
+                x, alpha = gate, float(factor)
         m.check(x in product.inputs, "x * Sigmoid(x)", "a product with another value")
-        return x, product.outputs[0]
+        return Gated(x, alpha, product.outputs[0])
 
-    def rewrite(self, node: ir.Node, found: tuple[ir.Value, ir.Value], add: Builder) -> None:
-        """One node in place of two."""
-        x, out = found
-        quick = add("QuickGelu", [x], {"alpha": 1.0}, domain="com.microsoft", like=out)
-        replace(out, quick)
+    def rewrite(self, node: ir.Node, found: Gated, add: Builder) -> None:
+        """One node in place of two or three."""
+        attributes = {"alpha": found.alpha}
+        quick = add("QuickGelu", [found.x], attributes, domain="com.microsoft", like=found.end)
+        replace(found.end, quick)

@@ -30,41 +30,40 @@ def check_files(package: Opened) -> Iterator[Finding]:
             yield Finding(name, problem="is missing")
         return
     try:
-        graphs = package.graphs
-        assert package.processor
+        assert package.graphs and package.processor
     except PackageError as e:
         yield Finding(Path(str(e).split(": ")[0]).name, problem=str(e))
         return
     yield Finding("named files", f"{len(names)} are there")
-    for part, model in graphs.items():
-        yield from check_data(package, part, model)
+    yield from check_data(package)
 
 
-def check_data(package: Opened, part: str, model: ir.Model) -> Iterator[Finding]:
-    """The data files of one graph."""
+def check_data(package: Opened) -> Iterator[Finding]:
+    """The data files, which graphs may share."""
     ends: dict[str, int] = defaultdict(int)
-    for tensor in external(model):
-        offset, length = tensor.offset or 0, tensor.length
-        needed = tensor.nbytes
-        if length not in (None, needed):
-            yield Finding(
-                f"{package.path(part).name}: {tensor.name}",
-                problem=f"length {length:,}, its type and shape make it {needed:,} bytes",
-            )
-        ends[str(tensor.location)] = max(ends[str(tensor.location)], offset + needed)
-    for name, end in sorted(ends.items()):
+    readers: dict[str, str] = {}
+    for part, model in package.graphs.items():
+        graph = package.path(part).name
+        for tensor in external(model):
+            if tensor.length not in (None, tensor.nbytes):
+                fault = f"length {tensor.length:,}, its type and shape make it {tensor.nbytes:,}"
+                yield Finding(f"{graph}: {tensor.name}", problem=fault)
+            name = str(tensor.location)
+            ends[name] = max(ends[name], (tensor.offset or 0) + tensor.nbytes)
+            readers.setdefault(name, graph)
+    for name, end in ends.items():
         path = package.folder / name
-        what = f"{name}"
+        size = path.stat().st_size if path.is_file() else None
         if Path(name).name != name:
-            yield Finding(what, problem="lies outside the package, which the runtime refuses")
-        elif not path.is_file():
-            yield Finding(what, problem=f"is missing; {package.path(part).name} reads it")
-        elif path.stat().st_size != end:
-            size = path.stat().st_size
+            fault = "lies outside the package, which the runtime refuses"
+        elif size is None:
+            fault = f"is missing; {readers[name]} reads it"
+        elif size != end:
             how = "truncated" if size < end else "not the file that belongs here"
-            yield Finding(what, problem=f"{how}: {size:,} bytes, the graph refers to {end:,}")
+            fault = f"{how}: {size:,} bytes, the graphs refer to {end:,}"
         else:
-            yield Finding(what, f"{end:,} bytes")
+            fault = ""
+        yield Finding(name, f"{end:,} bytes", fault)
 
 
 def external(model: ir.Model) -> Iterator[ir.ExternalTensor]:

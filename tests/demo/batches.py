@@ -145,7 +145,7 @@ def row_chat(rng: Random) -> Row:
 def random_row(rng: Random) -> Row:
     """The mixture that training draws from."""
     makers = (row_real, row_one, row_many, row_number, row_two, row_chat)
-    return rng.choices(makers, weights=(10, 6, 50, 16, 16, 2))[0](rng)
+    return rng.choices(makers, weights=(8, 5, 48, 15, 22, 2))[0](rng)
 
 
 def pixel_values(rows: list[Row]) -> tuple[torch.Tensor | None, torch.Tensor | None]:

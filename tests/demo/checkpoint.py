@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
@@ -131,14 +132,12 @@ def save_files(tokenizer: Tokenizer, folder: Path, chat_template: Path) -> None:
 
 def save_weights(model: Qwen3VLForConditionalGeneration, folder: Path) -> None:
     """Rounds to bfloat16 and swaps the file in whole, so that a reader never sees half of one."""
-    from safetensors.torch import save_file
-
-    tied = {"lm_head.weight"}
     rounded = {
-        name: tensor.detach().to(torch.bfloat16).contiguous().clone()
+        name: tensor.to(torch.bfloat16)
         for name, tensor in model.state_dict().items()
-        if name not in tied
+        if name != "lm_head.weight"  # tied to the embedding
     }
     partial = folder / "model.safetensors.partial"
     save_file(rounded, partial, metadata={"format": "pt"})
+    partial.chmod(0o644)
     os.replace(partial, folder / "model.safetensors")

@@ -29,6 +29,7 @@ SHAPES = ("circle", "rectangle", "triangle")
 # Every side is a multiple of 32: the C++ and the Python image processor agree on these.
 SIZES = ((128, 128), (160, 128), (128, 160), (192, 96), (96, 192), (192, 128), (160, 160))
 
+FONT_SIZE, DIGIT_WIDTH, DIGIT_HEIGHT = 40, 24, 32
 COLUMNS = ("left", "", "right")
 ROWS = ("top", "", "bottom")
 
@@ -114,7 +115,6 @@ class Scene:
     shapes: list[Shape] = field(default_factory=list)
     number: str = ""
     digits: list[tuple[str, tuple[float, float, float, float]]] = field(default_factory=list)
-    font_size: int = 0
     ink: str = "black"
 
     def picture(self) -> Image.Image:
@@ -142,9 +142,9 @@ def draw_shape(draw: ImageDraw.ImageDraw, shape: Shape) -> None:
 
 
 def draw_number(draw: ImageDraw.ImageDraw, scene: Scene) -> None:
-    font, fill = ImageFont.load_default(scene.font_size), COLORS[scene.ink]
+    font, fill = ImageFont.load_default(FONT_SIZE), COLORS[scene.ink]
     for digit, (left, top, _, _) in scene.digits:
-        draw.text((left, top), digit, fill, font, anchor="lt", stroke_width=1)
+        draw.text((left + 2, top + 1), digit, fill, font, anchor="lt", stroke_width=1)
 
 
 def light(rng: Random) -> tuple[int, int, int]:
@@ -198,22 +198,18 @@ def is_held_out(number: str) -> bool:
 
 
 def number_scene(rng: Random, size: tuple[int, int], held_out: bool = False) -> Scene:
-    """A number of one to three digits in dark ink."""
+    """A number of one to three digits in dark ink, its corner on a grid of 16 pixels."""
     while True:
         number = str(rng.randint(0, 10 ** rng.randint(1, 3) - 1))
         if is_held_out(number) == held_out:
             break
-    font_size = rng.randint(28, 42)
     ink = rng.choice(("black", "blue", "red", "brown", "teal"))
-    scene = Scene(size, light(rng), number=number, font_size=font_size, ink=ink)
-    font = ImageFont.load_default(font_size)
-    advance = font_size * 0.62
-    left = rng.uniform(2, size[0] - 4 - advance * len(number))
-    top = rng.uniform(2, size[1] - 4 - font_size * 0.75)
+    scene = Scene(size, light(rng), number=number, ink=ink)
+    left = 16 * rng.randint(0, (size[0] - DIGIT_WIDTH * len(number)) // 16)
+    top = 16 * rng.randint(0, (size[1] - DIGIT_HEIGHT) // 16)
     for place, digit in enumerate(number):
-        x = round(left + place * advance)
-        _, _, right, bottom = font.getbbox(digit, anchor="lt")
-        scene.digits.append((digit, (x, round(top), x + right, round(top) + bottom)))
+        x = left + DIGIT_WIDTH * place
+        scene.digits.append((digit, (x, top, x + DIGIT_WIDTH, top + DIGIT_HEIGHT)))
     return scene
 
 
@@ -239,7 +235,7 @@ def ask_one(rng: Random, scene: Scene) -> Question:
 def cell(scene: Scene, shape: Shape) -> str | None:
     """The ninth of the picture a shape's center lies in; None when near a border of ninths."""
     x, y = (3 * at / side for at, side in zip(shape.center, scene.size, strict=True))
-    if any(abs(value - border) < 0.12 for value in (x, y) for border in (1, 2)):
+    if any(abs(value - border) < 0.2 for value in (x, y) for border in (1, 2)):
         return None
     words = f"{ROWS[min(int(y), 2)]} {COLUMNS[min(int(x), 2)]}".strip()
     return words or "center"
@@ -296,14 +292,23 @@ def ask_relation(rng: Random, scene: Scene) -> Question | None:
     a, b = rng.sample(scene.shapes, 2)
     axis = rng.randrange(2)
     distance = (a.center[axis] - b.center[axis]) / scene.size[axis]
-    if abs(distance) < 0.08:
+    if abs(distance) < 0.15:
         return None
     word, sign = rng.choice(RELATIONS[axis])
     answer = "yes" if distance * sign > 0 else "no"
     return Question("relation", f"is the {a.name} {word} the {b.name}?", answer)
 
 
-ASK_MANY = (ask_lookup, ask_position, ask_place, ask_box, ask_box, ask_count, ask_relation)
+ASK_MANY = (
+    ask_lookup,
+    ask_position,
+    ask_position,
+    ask_place,
+    ask_box,
+    ask_box,
+    ask_count,
+    ask_relation,
+)
 
 
 def ask_many(rng: Random, scene: Scene) -> Question:

@@ -26,10 +26,10 @@ from torch.nn import functional
 from tests.demo import batches, checkpoint, evaluate, tasks, tokens
 from tests.demo.batches import CellTargets, Packer
 
-DECAY = 0.3  # the last part of a stage, in which the learning rate falls to nothing
+DECAY = 0.4  # the last part of a stage, in which the learning rate falls to nothing
 CELL_WEIGHT = 0.5  # of the head's loss in stage 2
 ROW_TOKENS = 144
-SAVE_EVERY, PRINT_EVERY = 250, 50
+SAVE_EVERY, PRINT_EVERY = 100, 50
 
 
 class CellHead(nn.Module):

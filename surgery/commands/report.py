@@ -1,0 +1,40 @@
+"""Draw a run as one HTML page: what python -m surgery --dump DIR wrote.
+
+Where DIR holds no dump yet, the passes run first.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from surgery.commands.build import add_options, options
+from surgery.console import console
+from surgery.facts import Facts
+
+
+def configure(p: argparse.ArgumentParser) -> None:
+    """The dump, and the options of a run that makes one."""
+    p.add_argument("dir", metavar="DIR", nargs="?", default="build/report", help="%(default)s")
+    p.add_argument("-i", "--input", default="build/raw", help="raw export (default: %(default)s)")
+    p.add_argument("--again", action="store_true", help="run even where there is a dump")
+    p.add_argument("--verify", action="store_true", help="run each step against the one before")
+    add_options(p)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Dump where needed, then draw."""
+    from surgery.build import operate
+    from surgery.inspect.dump import RUN, Dump
+    from surgery.inspect.report import report
+    from surgery.inspect.store import Weights
+    from surgery.inspect.verify_step import Verify
+    from surgery.runner import Watcher
+
+    folder = Path(args.dir)
+    if args.again or not (folder / RUN).is_file():
+        facts = Facts.load(Path(args.input), options(args))
+        watchers: list[Watcher] = [Dump(folder, Weights.ZEROS)]
+        operate(facts, watchers=[*watchers, Verify()] if args.verify else watchers)
+    console.print(f"wrote {report(folder)}", markup=False)
+    return 0

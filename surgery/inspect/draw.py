@@ -1,0 +1,135 @@
+"""A few nodes of a graph as a drawing: layers by grandalf, lines and boxes as SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from html import escape
+
+from grandalf.graphs import Edge, Graph, Vertex, graph_core
+from grandalf.layouts import SugiyamaLayout
+
+CHAR, HEIGHT, PAD, GAP = 6.9, 38.0, 18.0, 22.0
+"""Width of a letter, height of a box, margin inside it, room between two of them."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """A node as it is drawn.
+
+    Attributes:
+        head: op type.
+        sub: a line below, smaller.
+        kind: CSS class: "same", "gone", "new", "touched", "value".
+        hint: shown when the pointer rests on it.
+    """
+
+    head: str
+    sub: str = ""
+    kind: str = "same"
+    hint: str = ""
+
+    @property
+    def width(self) -> float:
+        """Width that both lines fit in."""
+        if self.kind in ("value", "far"):
+            return CHAR * len(self.head) * 0.98 + PAD
+        return max(58.0, max(CHAR * len(self.head) * 1.08, 6.4 * len(self.sub)) + PAD)
+
+    @property
+    def height(self) -> float:
+        """Values and neighbours are flatter."""
+        return 22.0 if self.kind in ("value", "far") else HEIGHT
+
+
+class Placed:
+    """The size of a box, and where the layout puts its middle."""
+
+    def __init__(self, w: float, h: float) -> None:
+        self.w, self.h = w, h
+        self.xy = (0.0, 0.0)
+
+
+class Route:
+    """The bends of an edge, as the layout sets them."""
+
+    def __init__(self) -> None:
+        self.points: list[tuple[float, float]] = []
+
+    def setpath(self, points: list[tuple[float, float]]) -> None:
+        """Called by the layout."""
+        self.points = list(points)
+
+
+def svg(boxes: Mapping[str, Box], edges: Iterable[tuple[str, str]], title: str = "") -> str:
+    """Boxes and arrows between them as one SVG element.
+
+    Args:
+        boxes: by a key.
+        edges: from key to key, down the page.
+        title: for those who do not see it.
+    """
+    vertices = {key: Vertex(key) for key in boxes}
+    for key, vertex in vertices.items():
+        vertex.view = Placed(boxes[key].width, boxes[key].height)
+    links = [Edge(vertices[a], vertices[b]) for a, b in dict.fromkeys(edges) if a != b]
+    for link in links:
+        link.view = Route()
+    left, bottom = 0.0, 0.0
+    for part in Graph(list(vertices.values()), links).C:
+        width, height = arrange(part, left)
+        left, bottom = left + width + GAP, max(bottom, height)
+    lines = [path(link) for link in links]
+    drawn = [box(boxes[key], vertex.view) for key, vertex in vertices.items()]
+    width, height = max(left - GAP, 0) + 8, bottom + 8
+    return (
+        f'<svg class="graph" viewBox="-4 -4 {width:.0f} {height:.0f}" '
+        f'style="--natural:{width:.0f}px" role="img" aria-label="{escape(title)}" '
+        f'xmlns="http://www.w3.org/2000/svg">{"".join(lines)}{"".join(drawn)}</svg>'
+    )
+
+
+def arrange(part: graph_core, left: float) -> tuple[float, float]:
+    """Lay out a connected part with its left edge at `left`; returns its width and height."""
+    layout = SugiyamaLayout(part)
+    layout.xspace, layout.yspace = GAP, GAP
+    layout.init_all(roots=[v for v in part.sV if not v.e_in()])
+    layout.draw(6)
+    views = [v.view for v in part.sV]
+    x0 = min(view.xy[0] - view.w / 2 for view in views)
+    y0 = min(view.xy[1] - view.h / 2 for view in views)
+    for view in views:
+        view.xy = (view.xy[0] - x0 + left, view.xy[1] - y0)
+    for link in part.sE:
+        link.view.points = [(x - x0 + left, y - y0) for x, y in link.view.points]
+    right = max(view.xy[0] + view.w / 2 for view in views)
+    return right - left, max(view.xy[1] + view.h / 2 for view in views)
+
+
+def path(link: Edge) -> str:
+    """An edge: from below one box, smoothly through its bends, to above the next."""
+    a, b = link.v[0].view, link.v[1].view
+    start, stop = (a.xy[0], a.xy[1] + a.h / 2), (b.xy[0], b.xy[1] - b.h / 2)
+    points = [start, *link.view.points[1:-1], stop]
+    d = f"M{start[0]:.1f},{start[1]:.1f}"
+    for (x0, y0), (x1, y1) in zip(points, points[1:]):
+        middle = (y0 + y1) / 2
+        d += f"C{x0:.1f},{middle:.1f} {x1:.1f},{middle:.1f} {x1:.1f},{y1:.1f}"
+    return f'<path d="{d}"/>'
+
+
+def box(about: Box, view: Placed) -> str:
+    """A node: a rounded box with one or two lines."""
+    x, y = view.xy[0] - view.w / 2, view.xy[1] - view.h / 2
+    middle, base = view.xy[0], view.xy[1] + (4 if not about.sub else -2)
+    sub = (
+        f'<text class="sub" x="{middle:.1f}" y="{base + 13:.1f}">{escape(about.sub)}</text>'
+        if about.sub
+        else ""
+    )
+    round_ = 12 if about.kind == "value" else 6
+    return (
+        f'<g class="{about.kind}"><title>{escape(about.hint or about.head)}</title>'
+        f'<rect x="{x:.1f}" y="{y:.1f}" width="{view.w:.1f}" height="{view.h:.1f}" rx="{round_}"/>'
+        f'<text x="{middle:.1f}" y="{base:.1f}">{escape(about.head)}</text>{sub}</g>'
+    )

@@ -1,0 +1,97 @@
+"""Why a pass acts here and not there: its sites, and the places that matched some way in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from surgery import runner
+from surgery.contract import Miss, Site
+from surgery.errors import UserError
+from surgery.facts import Facts
+from surgery.recipes import RECIPES
+from surgery.scope import place
+from surgery.selection import Selection, known, names, pass_of, passes
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A pass on a graph as it stands right before it.
+
+    Attributes:
+        graph: name of the graph.
+        step: what comes before: the name of the pass that ran last, or "raw".
+        sites: where it acts.
+        misses: where it nearly acts, nearest first.
+    """
+
+    graph: str
+    step: str
+    sites: list[Site]
+    misses: list[Miss]
+
+
+def explain(name: str, facts: Facts, graph: str | None = None) -> list[Explanation]:
+    """Run each recipe up to a pass and ask the pass.
+
+    Args:
+        name: the pass.
+        facts: the raw export and the options.
+        graph: the one graph to look at; all whose recipe has the pass by default.
+
+    Raises:
+        UserError: no such pass or graph, or no such step with these options.
+    """
+    known("explain", name, passes())
+    if graph is not None and name not in names(RECIPES[known("--graph", graph, RECIPES)]):
+        raise UserError(f"{name}: no pass of the {graph} graph.")
+    chosen = Selection(until=name, graph=graph)
+    found = [e for one in chosen.graphs for e in explain_graph(name, one, facts)]
+    if not found:
+        raise UserError(f"{name}: no step of a run with these options.")
+    return found
+
+
+def explain_graph(name: str, graph: str, facts: Facts) -> Iterator[Explanation]:
+    """A pass at each of its places in one recipe."""
+    recipe = [step for step in RECIPES[graph] if step.when(facts)]
+    model = runner.load(facts.raw / f"{graph}.onnx", facts.weights)
+    last = max((i for i, step in enumerate(recipe) if pass_of(step).name == name), default=-1)
+    for i, step in enumerate(recipe[: last + 1]):
+        if pass_of(step).name == name:
+            work = step.make(facts)
+            previous = names(tuple(recipe[i - 1 : i]))
+            sites, misses = work.sites(model), work.near_misses(model)
+            yield Explanation(graph, previous[0] if previous else "raw", sites, misses)
+        for _ in runner.run(graph, model, (step,), facts):
+            pass
+
+
+def lines(explanation: Explanation, at: str | None = None, limit: int = 12) -> Iterator[str]:
+    """An explanation for people.
+
+    Args:
+        explanation: what was found.
+        at: a module: only what lies in it, or in a module whose path contains these words.
+        limit: sites and near-misses that are shown of each kind.
+    """
+    sites = [s for s in explanation.sites if within(s.where, at)]
+    misses = [m for m in explanation.misses if within(place(m.node), at)]
+    yield f"{explanation.graph}, after {explanation.step}: {len(sites)} sites"
+    for site in sites[:limit]:
+        yield f"  {site.where}: {site.what}"
+    if len(sites) > limit:
+        yield f"  and {len(sites) - limit} more"
+    yield f"  {len(misses)} near-misses"
+    for miss in misses[:limit]:
+        yield f"  {place(miss.node)}: {miss.node.op_type} {miss.node.name}"
+        yield f"    held    {miss.depth} condition{'s' * (miss.depth != 1)} before it"
+        yield f"    needs   {miss.condition}"
+        yield f"    found   {miss.found}"
+    if len(misses) > limit:
+        yield f"  and {len(misses) - limit} more; --at MODULE narrows"
+
+
+def within(where: str, at: str | None) -> bool:
+    """Whether a place lies in a module, whose path may be given in part."""
+    return at is None or at in where

@@ -1,0 +1,102 @@
+"""The reference for a pass that quantizes: the graph before it, with unpacked weights.
+
+What quantizing costs is a choice, and measured elsewhere. That the quantized graph computes what
+its own weights say is a fact that can be checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+
+import quant
+from surgery.inspect.copies import copied
+from surgery.weights import (
+    Array,
+    Quantized,
+    RowTensor,
+    Shape,
+    Source,
+    Stored,
+    Transposed,
+    source_of,
+    transposed,
+)
+
+
+@dataclass(frozen=True)
+class Unpacked:
+    """What the blocks of a quantized weight say, as a float32 matrix."""
+
+    source: Quantized
+
+    @property
+    def parts(self) -> tuple[tuple[ir.DataType, Shape], ...]:
+        """The matrix."""
+        return ((ir.DataType.FLOAT, self.source.source.parts[0][1]),)
+
+    def read(self, start: int, stop: int) -> tuple[Array, ...]:
+        """Unpacked rows."""
+        packed, scales, *zeros = self.source.read(start, stop)
+        k = self.source.source.parts[0][1][1]
+        blocks = quant.Blocks(packed, scales, zeros[0] if zeros else None, self.source.format, k)
+        return (quant.dequantize(blocks),)
+
+
+def reference(before: ir.Model, after: ir.Model) -> ir.Model | None:
+    """`before` with unpacked weights where `after` has quantized ones; None if it has none new."""
+    new = set(quantized(after)) - set(quantized(before))
+    if not new:
+        return None
+    by_file = {root(source): source for source in new}
+    copy = copied(before)
+    for graph in copy.graphs():
+        for value in graph.initializers.values():
+            source = source_of(value)
+            blocks = by_file.get(root(source)) if source is not None else None
+            if source is not None and blocks is not None:
+                unpacked: Source = Unpacked(blocks)
+                if turned(source) != turned(blocks.source):
+                    unpacked = transposed(unpacked)
+                value.const_value = RowTensor(unpacked, name=value.name or "")
+                widen(value, source.parts[0][0])
+    return copy
+
+
+def widen(value: ir.Value, narrow: ir.DataType) -> None:
+    """Let a value be float32, and what is computed from it up to the cast that made it so."""
+    if value.dtype == narrow:
+        value.type = ir.TensorType(ir.DataType.FLOAT)
+        for node in value.consumers():
+            for out in node.outputs:
+                widen(out, narrow)
+
+
+def quantized(model: ir.Model) -> Iterator[Quantized]:
+    """The quantized weights of a graph."""
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if isinstance(tensor, RowTensor) and isinstance(tensor.source, Quantized):
+                yield tensor.source
+
+
+def root(source: Any) -> Stored | None:
+    """The weight of the checkpoint at the bottom of a chain of sources."""
+    while not isinstance(source, Stored):
+        source = getattr(source, "source", None)
+        if source is None:
+            return None
+    return source
+
+
+def turned(source: Any) -> bool:
+    """Whether a chain of sources transposes."""
+    odd = False
+    while not isinstance(source, Stored) and source is not None:
+        odd ^= isinstance(source, Transposed)
+        source = getattr(source, "source", None)
+    return odd

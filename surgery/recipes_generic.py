@@ -1,0 +1,119 @@
+"""Recipes for graphs that nobody made recipes for: every pass where it finds something to do."""
+
+from __future__ import annotations
+
+from surgery.passes.dims import Dims
+from surgery.passes.fold import Fold
+from surgery.passes.freq_table import FreqTable
+from surgery.passes.gelu import Gelu
+from surgery.passes.gqa import Gqa
+from surgery.passes.half_angles import HalfAngles
+from surgery.passes.head_norm import HeadNorm
+from surgery.passes.last_logits import LastLogits
+from surgery.passes.layer_norm import LayerNorm
+from surgery.passes.layer_scale import LayerScale
+from surgery.passes.matmul_nbits import MatMulNBits
+from surgery.passes.mha import Mha
+from surgery.passes.mrope import MRope
+from surgery.passes.noop import Noop
+from surgery.passes.packed_attention import PackedAttention
+from surgery.passes.patch_embed import PatchEmbed
+from surgery.passes.qkv_split import QkvSplit
+from surgery.passes.reshape import ReshapeChain
+from surgery.passes.rms_norm import RmsNorm
+from surgery.passes.rotary import Rotary
+from surgery.passes.sdpa import Sdpa
+from surgery.passes.silu import Silu
+from surgery.passes.skip_layer_norm import SkipLayerNorm
+from surgery.passes.skip_rms_norm import SkipRmsNorm
+from surgery.passes.slices import Slices
+from surgery.passes.static_reshape import StaticReshape
+from surgery.passes.weight_cast import WeightCast
+from surgery.passes.weight_shift import WeightShift
+from surgery.passes.weight_transpose import WeightTranspose
+from surgery.recipes import Recipe, Step
+from surgery.targets import F32
+
+TIDY: Recipe = (
+    Step(lambda f: Dims({"past + sequence": "total"})),
+    Step(lambda f: Fold()),
+    Step(lambda f: Noop()),
+    Step(lambda f: WeightCast()),
+    Step(lambda f: StaticReshape()),
+)
+"""What every other pass starts from."""
+
+NORMS: Recipe = (
+    Step(lambda f: WeightShift()),
+    Step(lambda f: LayerNorm()),
+    Step(lambda f: RmsNorm(f.target.rms_norm)),
+    Step(lambda f: HeadNorm()),
+)
+
+ROTARY: Recipe = (
+    Step(lambda f: HalfAngles()),
+    Step(lambda f: FreqTable(f.options.max_length)),
+    Step(lambda f: MRope(f.target.runs("MRotaryEmbedding", F32))),
+    Step(lambda f: Rotary()),
+)
+
+MLP: Recipe = (
+    Step(lambda f: Gelu()),
+    Step(lambda f: Silu()),
+    Step(lambda f: LayerScale()),
+    Step(lambda f: SkipLayerNorm()),
+    Step(lambda f: SkipRmsNorm()),
+)
+
+WEIGHTS: Recipe = (
+    Step(
+        lambda f: MatMulNBits(f.format, f.target.accuracy_level, f.text_dtype),
+        when=lambda f: f.quantized,
+    ),
+    Step(lambda f: WeightTranspose()),
+    Step(lambda f: Fold()),
+    Step(lambda f: ReshapeChain()),
+)
+
+DECODER: Recipe = (
+    *TIDY,
+    Step(lambda f: Slices()),
+    *NORMS,
+    *ROTARY,
+    Step(lambda f: Sdpa()),
+    Step(lambda f: Gqa()),
+    *MLP,
+    Step(lambda f: LastLogits()),
+    *WEIGHTS,
+)
+
+VISION: Recipe = (
+    *TIDY,
+    Step(lambda f: PatchEmbed()),
+    Step(lambda f: QkvSplit()),
+    Step(lambda f: Slices()),
+    *NORMS,
+    *ROTARY,
+    Step(lambda f: Sdpa()),
+    Step(lambda f: PackedAttention()),
+    Step(lambda f: Mha()),
+    *MLP,
+    *WEIGHTS,
+)
+
+ANY: Recipe = (
+    *TIDY,
+    Step(lambda f: PatchEmbed()),
+    Step(lambda f: QkvSplit()),
+    Step(lambda f: Slices()),
+    *NORMS,
+    *ROTARY,
+    Step(lambda f: Sdpa()),
+    Step(lambda f: Gqa()),
+    Step(lambda f: PackedAttention()),
+    Step(lambda f: Mha()),
+    *MLP,
+    *WEIGHTS,
+)
+
+GENERIC: dict[str, Recipe] = {"decoder": DECODER, "vision": VISION, "any": ANY}

@@ -1,0 +1,81 @@
+"""A demo checkpoint to damage, a raw export of it, and the one way a command may fail."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from export_min.checkpoint import DEMO
+
+FILES = (
+    "config.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "model.safetensors",
+)
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A copy of the demo checkpoint."""
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    for name in FILES:
+        shutil.copyfile(DEMO / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A raw export with its checkpoint beside it; to be copied, not changed."""
+    from export_min import export
+
+    folder = tmp_path_factory.mktemp("exported")
+    (folder / "checkpoint").mkdir()
+    for name in FILES:
+        shutil.copyfile(DEMO / name, folder / "checkpoint" / name)
+    return export(folder / "checkpoint", folder / "raw")
+
+
+@pytest.fixture
+def raw(exported: Path, tmp_path: Path) -> Path:
+    """A copy of the raw export; its checkpoint is shared."""
+    return Path(shutil.copytree(exported, tmp_path / "raw"))
+
+
+def digest(folder: Path) -> dict[str, str]:
+    """Every file of a directory by its hash."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Refused:
+    """Run a command that must fail: exit code 2, one line, nothing written; returns the line."""
+
+    def run(main: Callable[[list[str]], int], *words: object) -> str:
+        before = sorted(tmp_path.rglob("*"))
+        capsys.readouterr()
+        code = main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        last = err.strip().splitlines()[-1]
+        assert code == 2, err
+        assert last.startswith("error: ") and "Traceback" not in err and not out
+        assert err.count("error") == 1 or err.strip().count("\n") == 0
+        assert sorted(tmp_path.rglob("*")) == before, "something was left behind"
+        return last
+
+    return run

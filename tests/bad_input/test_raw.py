@@ -1,0 +1,83 @@
+"""Raw exports that cannot be built from, and options that cannot be met."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from surgery.__main__ import main
+
+
+@pytest.fixture
+def build(refused, raw, tmp_path):
+    """Build from the damaged export; returns the line."""
+    return lambda *words: refused(main, "-i", raw, "-o", tmp_path / "package", *words)
+
+
+def test_no_export(refused, tmp_path):
+    line = refused(main, "-i", tmp_path / "missing", "-o", tmp_path / "package")
+    assert "manifest.json missing" in line and "python -m export_min" in line
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"config": {}}'])
+def test_a_broken_manifest(build, raw, text):
+    (raw / "manifest.json").write_text(text)
+    assert "manifest.json" in build()
+
+
+def test_a_missing_graph(build, raw):
+    (raw / "decoder.onnx").unlink()
+    assert "decoder.onnx: no such file" in build()
+
+
+@pytest.mark.parametrize("keep", [0, 100, -100])
+def test_a_truncated_graph(build, raw, keep):
+    path = raw / "decoder.onnx"
+    path.write_bytes(path.read_bytes()[:keep])
+    assert "decoder" in build()
+
+
+def test_graphs_in_each_others_place(build, raw):
+    (raw / "decoder.onnx").rename(raw / "spare.onnx")
+    (raw / "vision.onnx").rename(raw / "decoder.onnx")
+    (raw / "spare.onnx").rename(raw / "vision.onnx")
+    assert "graph" in build()
+
+
+@pytest.fixture
+def moved(raw, tmp_path):
+    """The export's checkpoint, in a place of its own."""
+    manifest = json.loads((raw / "manifest.json").read_text())
+    folder = shutil.copytree(manifest["checkpoint"], tmp_path / "checkpoint")
+    manifest["checkpoint"] = manifest["weights"] = str(folder)
+    (raw / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def test_a_checkpoint_that_went_away(build, moved):
+    shutil.rmtree(moved)
+    assert "model.safetensors" in build() or str(moved) in build()
+
+
+def test_a_checkpoint_that_changed(build, moved):
+    path = moved / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    place = data.index(b"BF16")
+    data[place : place + 4] = b"F16 "
+    path.write_bytes(data)
+    assert "model.safetensors" in build()
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "preprocessor_config.json"])
+def test_a_tokenizer_that_went_away(build, moved, name):
+    (moved / name).unlink()
+    assert name in build()
+
+
+@pytest.mark.parametrize(
+    "words", [("--image-size", "100"), ("--image-size", "0"), ("--max-length", "0")]
+)
+def test_options_that_cannot_be_met(build, words):
+    assert words[0] in build(*words)

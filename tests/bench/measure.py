@@ -1,0 +1,57 @@
+"""Wall time and peak anonymous memory of a command, its children included.
+
+Anonymous memory (`RssAnon` in /proc/PID/status) is what a process needs for itself; resident
+memory also counts pages of mapped files, which the kernel may drop at any time.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+INTERVAL = 0.02
+"""Seconds between two looks."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    seconds: float
+    anonymous: int
+    """Peak bytes over all processes of the command."""
+    resident: int
+    code: int
+
+
+def measure(command: Sequence[str], **options: object) -> Measured:
+    """Run a command to its end and watch it."""
+    start = time.perf_counter()
+    process = subprocess.Popen(command, **options)  # type: ignore[call-overload]
+    anonymous = resident = 0
+    while process.poll() is None:
+        found = [memory(pid) for pid in family(process.pid)]
+        anonymous = max(anonymous, sum(a for a, _ in found))
+        resident = max(resident, sum(r for _, r in found))
+        time.sleep(INTERVAL)
+    return Measured(time.perf_counter() - start, anonymous, resident, process.returncode)
+
+
+def family(pid: int) -> list[int]:
+    """A process and its descendants."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        children = []
+    return [pid, *(deep for child in children for deep in family(int(child)))]
+
+
+def memory(pid: int) -> tuple[int, int]:
+    """Anonymous and resident bytes, 0 for a process that is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0, 0
+    fields = dict(line.split(":", 1) for line in lines if ":" in line)
+    return tuple(int(fields.get(k, "0 kB").split()[0]) * 1024 for k in ("RssAnon", "VmRSS"))  # type: ignore[return-value]

@@ -1,0 +1,113 @@
+"""`python -m surgery eval`: accuracy by kind, agreement with PyTorch, divergence."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from surgery.__main__ import main
+from surgery.evaluate import Question, Verdict, divergence, read_questions, right, summarize
+
+
+@pytest.fixture
+def questions(demo, tmp_path):
+    """One question of each form; the expected answer of the first is what PyTorch says."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    for name in ("a", "b"):
+        pixels = rng.integers(0, 256, (80, 112, 3), np.uint8)  # odd multiples of 16
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{name}.png")
+    picture = Image.open(tmp_path / "images" / "a.png").convert("RGB")
+    inputs = demo.reference.inputs(demo.reference.chat("what color is it?", 1), [picture])
+    said = demo.reference.text(demo.reference.generate(inputs, 8).tokens)
+    lines = [
+        {"image": "images/a.png", "question": "what color is it?", "answer": said, "kind": "color"},
+        {"image": ["images/a.png", "images/b.png"], "question": "same?", "answer": "-"},
+        {"question": "Hello, who are you?", "answer": "-"},
+    ]
+    path = tmp_path / "questions.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def evaluate(package, questions, *words):
+    out = questions.with_name("out.json")
+    words = ("--questions", questions, "--max-tokens", 8, "--json", out, *words)
+    assert main(["eval", *map(str, (package, *words))]) == 0
+    return json.loads(out.read_text())
+
+
+def test_an_fp32_package_agrees_with_pytorch(demo, questions, capsys):
+    found = evaluate(demo.fp32, questions, "--against", "demo")
+    table = capsys.readouterr().out
+    assert list(found["kinds"]) == ["color", "question", "all"]
+    assert found["kinds"]["color"]["package"] == found["kinds"]["color"]["pytorch"] == 1
+    assert found["kinds"]["all"]["count"] == 3
+    assert found["kinds"]["all"]["agreement"] == 1
+    assert 0 <= found["kinds"]["all"]["kl"] < 1e-9
+    assert len(found["answers"]) == 3
+    assert "agreement" in table and "100.0%" in table
+
+
+def test_int4_diverges_measurably(demo, questions):
+    found = evaluate(demo.int4, questions, "--against", "demo")["kinds"]["all"]
+    assert 1e-9 < found["kl"] < 1
+
+
+def test_a_package_alone(demo, questions):
+    found = evaluate(demo.fp32, questions, "--limit", "2")
+    assert found["kinds"]["all"].keys() == {"count", "package"}
+    assert found["kinds"]["all"]["count"] == 2
+
+
+def test_divergence_is_kl():
+    p, q = np.array([[0.0, math.log(3)]], np.float32), np.array([[0.0, 0.0]], np.float32)
+    wanted = 0.25 * math.log(0.25 / 0.5) + 0.75 * math.log(0.75 / 0.5)
+    assert divergence(p, q) == pytest.approx([wanted], abs=1e-6)
+    assert divergence(p, p) == pytest.approx([0])
+
+
+@pytest.mark.parametrize("said", ["red", " Red.", "RED\n"])
+def test_case_space_and_full_stop_do_not_count(said):
+    assert right(said, "red")
+    assert not right(said, "blue")
+
+
+def test_a_summary_weighs_tokens_and_counts_kinds():
+    def verdict(kind, said, kl):
+        return Verdict(Question((), "?", "red", kind), said, "red", said == "red", kl)
+
+    found = summarize([verdict("a", "red", (0.1, 0.2, 0.3)), verdict("b", "blue", (1.0,))])
+    assert found["a"]["package"] == 1 and found["b"]["package"] == 0
+    assert found["all"]["kl"] == pytest.approx(0.4)
+    assert found["all"]["agreement"] == 0.5
+
+
+def test_a_limit_is_spread_over_the_file(tmp_path):
+    path = tmp_path / "q.jsonl"
+    path.write_text(
+        "".join(json.dumps({"question": str(i), "answer": ""}) + "\n" for i in range(9))
+    )
+    assert [q.text for q in read_questions(path, 3)] == ["0", "3", "6"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "holds no question"),
+        ("{", "line 1: not a question"),
+        ('{"question": "?"}', "line 1: not a question: 'answer' is missing"),
+        ('{"question": "?", "answer": 3}', "must be text"),
+        ('{"question": "?", "answer": "!", "image": "missing.png"}', "no such picture"),
+    ],
+)
+def test_errors_are_one_line(demo, tmp_path, capsys, text, message):
+    path = tmp_path / "q.jsonl"
+    path.write_text(text)
+    assert main(["eval", str(demo.fp32), "--questions", str(path)]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and message in lines[0]

@@ -1,0 +1,77 @@
+"""An int4 package computes what unpacking its weights says."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+import pytest
+
+from export_min import open_checkpoint
+from export_min.reference import Reference
+from surgery.package.genai_config import DECODER
+from surgery.runtime import Runtime
+from surgery.verify.logits import unpacked
+from surgery.verify.runtime import QUESTION, sample
+
+INT8_ACTIVATIONS = 5e-2
+"""Of the largest logit: accuracy level 4 rounds activations to int8 before every product."""
+FLOAT_ACTIVATIONS = 1e-5
+"""The same weights at accuracy level 0."""
+
+
+@pytest.fixture(scope="module")
+def reference(demo):
+    """PyTorch with the unpacked weights."""
+    made = Reference(open_checkpoint(demo.checkpoint))
+    made.replace(unpacked(ir.load(demo.int4 / DECODER)))
+    return made
+
+
+@pytest.fixture(scope="module")
+def exact(demo):
+    """The package with float products."""
+    folder = demo.folder / "int4-level-0"
+    folder.mkdir()
+    for path in demo.int4.iterdir():
+        if path.name != DECODER:
+            (folder / path.name).hardlink_to(path)
+    model = ir.load(demo.int4 / DECODER)
+    for node in model.graph:
+        if node.op_type == "MatMulNBits":
+            node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", 0)
+    ir.save(model, folder / DECODER)
+    return folder
+
+
+def difference(package, reference, count):
+    """Largest difference of logits along PyTorch's answer, of the largest logit."""
+    runtime = Runtime(package)
+    pictures = sample(runtime.sizing, count)
+    inputs = reference.inputs(reference.chat(QUESTION, count), pictures)
+    answer = reference.generate(inputs, 16, stop=False)
+    prompt = runtime.prompt(runtime.ask(QUESTION, count), pictures)
+    logits = runtime.follow(prompt, answer.tokens)
+    return abs(logits - answer.logits).max() / abs(answer.logits).max()
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_default_package_within_the_rounding_of_activations(
+    demo, reference, count, record_property
+):
+    found = difference(demo.int4, reference, count)
+    record_property("max|dlogit| / max|logit|", f"{found:.1e}")
+    assert found < INT8_ACTIVATIONS
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_float_products_are_exact(exact, reference, count, record_property):
+    found = difference(exact, reference, count)
+    record_property("max|dlogit| / max|logit|", f"{found:.1e}")
+    assert found < FLOAT_ACTIVATIONS
+
+
+def test_quantized_weights_are_near_the_originals(demo):
+    own = dict(demo.reference.model.named_parameters())
+    for name, weight in unpacked(ir.load(demo.int4 / DECODER)):
+        original = own[name].detach().numpy()
+        assert weight.shape == original.shape
+        assert abs(weight - original).mean() < 0.1 * abs(original).max()

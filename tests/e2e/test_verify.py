@@ -1,0 +1,141 @@
+"""`python -m surgery verify` passes what is sound and names what is broken, a line a fault."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import onnx_ir as ir
+import pytest
+
+from surgery.__main__ import main
+
+
+def verify(capsys, *words):
+    code = main(["verify", *map(str, words)])
+    return code, capsys.readouterr().out
+
+
+def test_every_configuration_is_sound(case, capsys):
+    code, out = verify(capsys, case.fp32, "--checkpoint", case.checkpoint)
+    assert code == 0, out
+    assert out.count("logits,") == 3 and "FAILED" not in out
+
+
+def test_an_int4_package_is_held_to_its_unpacked_weights(demo, capsys):
+    code, out = verify(capsys, demo.int4, "--checkpoint", "demo")
+    assert code == 0, out
+
+
+def test_another_checkpoint_is_told_apart(demo, cases, capsys):
+    code, out = verify(capsys, demo.fp32, "--checkpoint", cases("half").checkpoint)
+    assert code == 1 and "PyTorch has 640" in out
+
+
+def edit(name, *path):
+    """Damage: another value in a JSON file."""
+
+    def damage(folder, value):
+        file = folder / name
+        config = json.loads(file.read_text())
+        part = config
+        for key in path[:-1]:
+            part = part[key]
+        if value is None:
+            del part[path[-1]]
+        else:
+            part[path[-1]] = value
+        file.write_text(json.dumps(config))
+
+    return damage
+
+
+def remove(folder, name):
+    (folder / name).unlink()
+
+
+def cut(folder, name):
+    path = folder / name
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def swap(folder, names):
+    one, other = (folder / name for name in names)
+    spare = folder / "spare"
+    one.rename(spare)
+    other.rename(one)
+    spare.rename(other)
+
+
+def zero(folder, name):
+    """A data file of the right size that holds nothing."""
+    path = folder / name
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def nan_norm(folder, name):
+    """A weight that is not a number."""
+    model = ir.load(folder / name)
+    value = next(v for k, v in model.graph.initializers.items() if k.endswith("norm.weight"))
+    numbers = value.const_value.numpy().copy()
+    numbers[0] = float("nan")
+    value.const_value = ir.tensor(numbers, name=value.name)
+    ir.save(model, folder / name)
+
+
+GENAI, PROCESSOR = "genai_config.json", "processor_config.json"
+RESIZE = ("processor", "transforms", 2, "operation", "attrs")
+DAMAGE = [
+    (remove, "model.onnx.data", "model.onnx.data", "is missing"),
+    (remove, "qwen3vl-vision.onnx", "qwen3vl-vision.onnx", "is missing"),
+    (remove, "tokenizer.json", "tokenizer.json", "is missing"),
+    (remove, PROCESSOR, PROCESSOR, "is missing"),
+    (cut, "qwen3vl-vision.onnx.data", "qwen3vl-vision.onnx.data", "truncated"),
+    (cut, "model.onnx", "model.onnx", "no ONNX graph"),
+    (
+        swap,
+        ("model.onnx.data", "qwen3vl-vision.onnx.data"),
+        "model.onnx.data",
+        "truncated|not the file that belongs here",
+    ),
+    (swap, ("model.onnx", "qwen3vl-vision.onnx"), "inputs and outputs", "vision has no input"),
+    (zero, "tokenizer.json", "tokenizer.json", "cannot be read"),
+    (nan_norm, "model.onnx", "decoder", "not finite"),
+    (edit(GENAI, "model", "decoder", "hidden_size"), 64, "decoder.hidden_size", "is 64"),
+    (edit(GENAI, "model", "decoder", "num_key_value_heads"), 6, "num_key_value_heads", "is 6"),
+    (edit(GENAI, "model", "decoder", "head_size"), 16, "decoder.head_size", "is 16"),
+    (edit(GENAI, "model", "decoder", "num_hidden_layers"), 3, "inputs and outputs", "key_values.3"),
+    (edit(GENAI, "model", "vocab_size"), 600, "vocab_size", "is 600"),
+    (edit(GENAI, "model", "image_token_id"), 1, "picture tokens", "image_token_id is 1"),
+    (edit(GENAI, "model", "eos_token_id"), [9999], "token ids", "eos_token_id 9999"),
+    (edit(GENAI, "model", "context_length"), 99999, "context_length", "rotary table ends at 4096"),
+    (edit(GENAI, "search", "max_length"), 9999, "search.max_length", "context_length is 4096"),
+    (edit(GENAI, "model", "decoder", "filename"), None, GENAI, "'filename' is missing"),
+    (
+        edit(GENAI, "model", "vision", "inputs", "image_grid_thw"),
+        None,
+        "inputs and outputs",
+        "image_grid_thw is not configured",
+    ),
+    (edit(PROCESSOR, *RESIZE, "patch_size"), 14, "Resize.patch_size", "is 14"),
+    (edit(PROCESSOR, "processor", "transforms"), [], PROCESSOR, "is missing"),
+]
+
+
+@pytest.mark.parametrize(
+    ("damage", "value", "what", "problem"), DAMAGE, ids=[f"{d[2]}-{d[3]}" for d in DAMAGE]
+)
+def test_a_broken_package_is_named(demo, tmp_path, capsys, damage, value, what, problem):
+    package = tmp_path / "package"
+    shutil.copytree(demo.fp32, package)
+    damage(package, value)
+    code, out = verify(capsys, package)
+    failed = [line for line in out.splitlines() if "FAILED" in line]
+    assert code == 1 and failed
+    assert any(what in line and any(p in line for p in problem.split("|")) for line in failed), out
+    assert len(failed) <= 2, out
+
+
+def test_no_package_is_an_input_error(tmp_path, capsys):
+    assert main(["verify", str(tmp_path)]) == 2
+    assert "no package here" in capsys.readouterr().err

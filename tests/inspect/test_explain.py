@@ -1,0 +1,54 @@
+"""`explain`: sites and near-misses of a pass, right before it in the recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from surgery.__main__ import main
+from surgery.facts import Facts
+from surgery.inspect.near import explain, lines
+
+
+def test_sites_and_near_misses_right_before_the_pass(facts: Facts) -> None:
+    (found,) = explain("mrope", facts)
+    assert (found.graph, found.step, len(found.sites)) == ("decoder", "freq_table", 8)
+    assert found.misses, "other Concats than rotations"
+    depths = [miss.depth for miss in found.misses]
+    assert depths == sorted(depths, reverse=True)
+
+
+def test_a_near_miss_names_condition_values_and_module(facts: Facts) -> None:
+    (found,) = explain("mrope", facts)
+    text = "\n".join(lines(found, "layers.1."))
+    assert "model.language_model.layers.1.self_attn: Concat " in text
+    assert "needs   past_key_values.1.key from Neg" in text
+    assert "found   no node: a graph input or constant" in text
+    assert "layers.2" not in text
+
+
+def test_a_pass_that_runs_twice_is_shown_twice(facts: Facts) -> None:
+    found = explain("fold", facts, "embedding")
+    assert [e.step for e in found][0] == "dims" and len(found) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["rotry"], "no such name; did you mean rotary?"),
+        (["half"], "half: no step of a run with these options."),
+        (["gqa", "--graph", "vision"], "gqa: no pass of the vision graph."),
+    ],
+)
+def test_a_wrong_word_is_one_line(
+    words: list[str], line: str, raw: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["explain", *words, "-i", str(raw)]) == 2
+    err = capsys.readouterr().err
+    assert line in err and err.count("\n") == 1
+
+
+def test_the_command_prints(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "gqa", "-i", str(raw)]) == 0
+    assert capsys.readouterr().out.startswith("decoder, after mrope: 4 sites\n")

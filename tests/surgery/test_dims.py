@@ -1,0 +1,65 @@
+"""Canonical symbolic dimensions."""
+
+import onnx_ir as ir
+import pytest
+
+from surgery.passes.dims import Dims
+
+BEFORE = """
+g (float[B,K,D] past, float[B,S,D] x) => (float[B,T,D] y) {
+  joined = Concat<axis = 1>(past, x)
+  y = Neg(joined)
+}
+"""
+
+
+def prepare(model):
+    """Spell the length that is joined in two ways; ONNX text takes names only."""
+    joined, y = (node.outputs[0] for node in model.graph)
+    joined.shape = ir.Shape(["batch", "sequence + past", "D"])
+    y.shape = ir.Shape(["batch", "past+sequence", "D"])
+
+
+def make():
+    return Dims({"past + sequence": "total"})
+
+
+def test_golden(build, golden):
+    model = build(BEFORE)
+    prepare(model)
+    golden(make(), model)
+    assert [str(node.outputs[0].shape) for node in model.graph] == ["[batch,total,D]"] * 2
+
+
+@pytest.mark.parametrize(("dim", "spelled"), [
+    ("sequence + past", "total"), ("past+sequence", "total"), ("past + sequence", "total"),
+    ("b*4", "4*b"), ("2*(a + b)", "2*a + 2*b"), ("a + a", "2*a"), ("S", "S"), ("E*2", "2*E"),
+    ("N + Q", "N + Q"), ("total", "total"), ("a + b - b", "a"),
+])  # fmt: skip
+def test_spelling(dim, spelled):
+    work = make()
+    assert work.canonical(dim) == spelled
+    assert work.canonical(spelled) == spelled
+
+
+@pytest.mark.parametrize(
+    "dim", ["Max(a, b)", "a.b", "a b", "batch-", "x[0]", "lambda", "a?", "()", "f(x).y", "None"]
+)
+def test_not_an_expression(dim):
+    """What is no sum or product of names stays as it is; nothing is evaluated."""
+    assert make().canonical(dim) == dim
+
+
+@pytest.mark.parametrize("dims", [["batch", "past", 4], [None, None, None], [1, "total", 2]])
+def test_near_miss(build, untouched, dims):
+    model = build(BEFORE)
+    for node in model.graph:
+        node.outputs[0].shape = ir.Shape(dims)
+    untouched(make(), model, "")
+
+
+def test_without_alias(build):
+    model = build(BEFORE)
+    prepare(model)
+    Dims()(model)
+    assert [str(node.outputs[0].shape) for node in model.graph] == ["[batch,past + sequence,D]"] * 2

@@ -1,0 +1,91 @@
+"""Constant folding."""
+
+import numpy as np
+import pytest
+
+from surgery import view
+from surgery.passes.fold import Fold
+
+BEFORE = """
+g (float[B,24] x, bfloat16[24] a_weight, bfloat16[24] b_weight) => (float[B,12,2] y) {
+  two = Constant<value = int64[1] {2}>()
+  three = Constant<value = int64[1] {3}>()
+  one = Sub(three, two)
+  twelve = Constant<value = int64[1] {12}>()
+  rows = Mul(one, twelve)
+  rest = Constant<value_ints = [-1]>()
+  shape = Concat<axis = 0>(rest, rows, two)
+  same = Identity(x)
+  a = Cast<to = 1>(a_weight)
+  a2 = Cast<to = 1>(a_weight)
+  b = Cast<to = 1>(b_weight)
+  dead = Exp(x)
+  left = Mul(same, a)
+  right = Mul(x, a2)
+  both = Add(left, right)
+  all = Add(both, b)
+  y = Reshape(all, shape)
+}
+"""
+
+
+def make():
+    return Fold()
+
+
+def test_golden(build, golden):
+    golden(make(), build(BEFORE))
+
+
+def test_numbers(build, same_numbers, rng):
+    inputs = [{"x": rng.standard_normal((n, 24)).astype(np.float32)} for n in (1, 3, 10)]
+    same_numbers(make(), build(BEFORE), inputs)
+
+
+def test_weights_stay(build):
+    """Weights are neither read nor merged with equal ones."""
+    model = build(BEFORE)
+    tensors = {n: v.const_value for n, v in model.graph.initializers.items()}
+    tensors["b_weight"]._location = tensors["a_weight"]._location
+    before = dict(tensors)
+    make()(model)
+    kept = {n: v.const_value for n, v in model.graph.initializers.items() if n in before}
+    assert kept == before
+    for tensor in kept.values():
+        assert tensor.raw is None
+
+
+LARGE = """
+g (float[B,2000000] x) => (float[B,2000000] y) <int64[1] n = {2000000}, float zero = {0}> {
+  many = Expand(zero, n)
+  y = Add(x, many)
+}
+"""
+NOTHING = """
+g (float[B,4] x) => (float[B,4] y) <float k = {3}> {
+  scaled = Mul(x, k)
+  y = Add(scaled, x)
+}
+"""
+
+
+@pytest.mark.parametrize("text", [NOTHING, LARGE], ids=["nothing constant", "result too large"])
+def test_near_miss(build, untouched, text):
+    untouched(make(), build(text), "")
+
+
+def test_equal_constants_merge(build):
+    text = """
+    g (float[B,4] x) => (float[B,4] y, float[B,1,4] u, float[B,1,4] v)
+    <float k = {3}, float k2 = {3}, int64 i = {1}, int64[1] j = {1}> {
+      a = Mul(x, k)
+      y = Mul(a, k2)
+      u = Unsqueeze(x, j)
+      v = Unsqueeze(y, j)
+    }
+    """
+    model = build(text)
+    make()(model)
+    constants = sorted(v.shape.rank() for v in model.graph.initializers.values())
+    assert constants == [0, 1], "equal numbers of another rank are not the same constant"
+    assert "Mul(x, 3)" in view.text(model)

@@ -1,0 +1,75 @@
+"""Products in float16."""
+
+import numpy as np
+import onnx_ir as ir
+
+from surgery import view
+from surgery.passes.half import Half
+
+BEFORE = """
+g (float[B,S,8] x, float[8] norm_weight, float[8,16] up_weight, float[16,8] down_weight)
+=> (float[B,S,8] y) <float[B,S,16] act> {
+  normed = RMSNormalization<axis = -1>(x, norm_weight)
+  up = MatMul(normed, up_weight)
+  act = com.microsoft.QuickGelu<alpha = 1.0>(up)
+  down = MatMul(act, down_weight)
+  y = Add(x, down)
+}
+"""
+
+
+def make():
+    return Half()
+
+
+def test_golden(build, golden):
+    golden(make(), build(BEFORE))
+
+
+def test_near_miss(build, untouched):
+    """Nothing to compute: sums, products of numbers and norms stay in float32."""
+    text = """
+    g (float[B,S,8] x, float[8] norm_weight) => (float[B,S,8] y) {
+      normed = RMSNormalization<axis = -1>(x, norm_weight)
+      scaled = Mul(normed, x)
+      y = Add(x, scaled)
+    }
+    """
+    untouched(make(), build(text), "")
+
+
+def test_no_kernel(build, untouched):
+    """A provider without any float16 kernel."""
+    untouched(Half(lambda op: False), build(BEFORE), "")
+
+
+def test_one_kernel_less(build, same_numbers, rng):
+    """What the provider lacks stays in float32, between casts."""
+    work = Half(lambda op: op != "QuickGelu")
+    model = build(BEFORE)
+    same_numbers(work, model, inputs(rng), rtol=5e-3, atol=2e-2)
+    (gelu,) = (node for node in model.graph if node.op_type == "QuickGelu")
+    assert gelu.inputs[0].dtype == gelu.outputs[0].dtype == ir.DataType.FLOAT
+    assert work.count == 2
+
+
+def inputs(rng):
+    for shape in ((1, 1), (3, 5), (2, 17)):
+        yield {"x": rng.standard_normal((*shape, 8)).astype(np.float32)}
+
+
+def test_numbers(build, same_numbers, rng):
+    """Within float16's rounding of sums of 16; the residual itself is not rounded."""
+    same_numbers(Half(lambda op: op != "QuickGelu"), build(BEFORE), inputs(rng), rtol=5e-3,
+                 atol=2e-2)  # fmt: skip
+
+
+def test_dtypes(build):
+    model = build(BEFORE)
+    make()(model)
+    assert {v.dtype for v in (*model.graph.inputs, *model.graph.outputs)} == {ir.DataType.FLOAT}
+    dtypes = {name: v.dtype for name, v in model.graph.initializers.items()}
+    half, full = ir.DataType.FLOAT16, ir.DataType.FLOAT
+    assert dtypes == {"norm_weight": full, "up_weight": half, "down_weight": half}
+    casts = [n for n in model.graph if n.op_type == "Cast"]
+    assert len(casts) == 2, view.text(model)
