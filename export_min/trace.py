@@ -28,6 +28,9 @@ OPSET = 23
 """The first opset with `Attention`, grouped and with a boolean mask."""
 
 
+STATIC_ROPE = ("default", "linear", "yarn", "llama3")
+"""Rotary embeddings whose frequencies follow from the configuration alone."""
+
 FOREIGN = ("pkg.torch.onnx.stack_trace", "pkg.torch.onnx.fx_node")
 """Node metadata with paths of the exporting machine, or of no use after the trace."""
 
@@ -36,13 +39,21 @@ def load_config(checkpoint: Checkpoint) -> Qwen3VLConfig:
     """The checkpoint's configuration as transformers reads it, in float32.
 
     Raises:
-        CheckpointError: transformers rejects the configuration.
+        CheckpointError: transformers rejects the configuration, or a graph cannot hold it.
     """
     try:
         config = Qwen3VLConfig.from_dict(copy.deepcopy(checkpoint.config))  # it edits its input
     except Exception as e:  # transformers raises whatever its field validators raise
         message = " ".join(str(e).split())
         raise CheckpointError(f"{checkpoint.source}: config.json: {message}") from e
+    kind = config.text_config.rope_parameters["rope_type"]
+    if kind not in STATIC_ROPE:
+        raise CheckpointError(
+            f"{checkpoint.source}: rope_type is {kind!r}, whose frequencies change with the length "
+            f"of the prompt; needs one of {', '.join(STATIC_ROPE)}."
+        )
+    if not config.vision_config.deepstack_visual_indexes:
+        raise CheckpointError(f"{checkpoint.source}: config.json names no DeepStack level.")
     for part in (config, config.text_config, config.vision_config):
         part.dtype = torch.float32
     return config

@@ -39,6 +39,10 @@ class Region:
         for value in list(part.inputs):
             if not value.uses() and value is not part.outputs[0]:
                 part.inputs.remove(value)
+        self.inputs = list(part.inputs)
+        """What the region reads."""
+        self.numbers = any(use.node.op_type != "Shape" for v in part.inputs for use in v.uses())
+        """Whether it reads more of its inputs than their shapes."""
         made = (node.outputs[0] for node in part if node.op_type == "Constant")
         tensors = map(ir.convenience.get_const_tensor, (*part.initializers.values(), *made))
         self.constants = [

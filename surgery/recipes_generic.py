@@ -10,6 +10,7 @@ from surgery.passes.gqa import Gqa
 from surgery.passes.half_angles import HalfAngles
 from surgery.passes.head_norm import HeadNorm
 from surgery.passes.last_logits import LastLogits
+from surgery.passes.late_repeat import LateRepeat
 from surgery.passes.layer_norm import LayerNorm
 from surgery.passes.layer_scale import LayerScale
 from surgery.passes.matmul_nbits import MatMulNBits
@@ -31,15 +32,18 @@ from surgery.passes.static_reshape import StaticReshape
 from surgery.passes.weight_cast import WeightCast
 from surgery.passes.weight_shift import WeightShift
 from surgery.passes.weight_transpose import WeightTranspose
+from surgery.passes.zero_bias import ZeroBias
 from surgery.recipes import Recipe, Step
 from surgery.targets import F32
 
 TIDY: Recipe = (
     Step(lambda f: Dims({"past + sequence": "total"})),
     Step(lambda f: Fold()),
+    Step(lambda f: Dims({"past + sequence": "total"})),
     Step(lambda f: Noop()),
     Step(lambda f: WeightCast()),
     Step(lambda f: StaticReshape()),
+    Step(lambda f: ZeroBias()),
 )
 """What every other pass starts from."""
 
@@ -48,10 +52,12 @@ NORMS: Recipe = (
     Step(lambda f: LayerNorm()),
     Step(lambda f: RmsNorm(f.target.rms_norm)),
     Step(lambda f: HeadNorm()),
+    Step(lambda f: Dims()),
 )
 
 ROTARY: Recipe = (
     Step(lambda f: HalfAngles()),
+    Step(lambda f: LateRepeat()),
     Step(lambda f: FreqTable(f.options.max_length)),
     Step(lambda f: MRope(f.target.runs("MRotaryEmbedding", F32))),
     Step(lambda f: Rotary()),

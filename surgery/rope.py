@@ -106,9 +106,7 @@ def parted(first: ir.Node, second: ir.Node, m: Matcher) -> tuple[ir.Value, int]:
     return x, width
 
 
-def around(
-    x: ir.Value, end: ir.Value, width: int, m: Matcher
-) -> tuple[ir.Value, ir.Value] | None:
+def around(x: ir.Value, end: ir.Value, width: int, m: Matcher) -> tuple[ir.Value, ir.Value] | None:
     """The rows whose first columns x is, and those rows with `end` in place of x."""
     part, users = x.producer(), end.consumers()
     if part is None or part.op_type not in ("Slice", "Split") or end.is_graph_output():

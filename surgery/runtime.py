@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,14 @@ class Sampling:
 GREEDY = {"do_sample": False, "repetition_penalty": 1.0}
 """Search options under which the likeliest token is chosen, whatever the package says."""
 
+ON_CPU: dict[str, Any] = {
+    "model": {
+        part: {"session_options": {"provider_options": []}}
+        for part in ("vision", "embedding", "decoder")
+    }
+}
+"""Overlay that runs a package made for another execution provider on the CPU."""
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -75,8 +83,12 @@ class Prompt:
 class Runtime:
     """A loaded package."""
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, overlay: Mapping[str, Any] | None = None) -> None:
         """Load a package.
+
+        Args:
+            folder: the package.
+            overlay: laid over its genai_config.json, as `ON_CPU` is.
 
         Raises:
             PackageError: no package there, or the runtime cannot load it.
@@ -87,7 +99,11 @@ class Runtime:
         self.sizing = Sizing.of(read_json(self.folder, name))
         self.context = int(self.config["model"]["context_length"])
         try:
-            self.model = og.Model(str(self.folder))
+            config = og.Config(str(self.folder))
+            if overlay is not None:
+                config.clear_providers()
+                config.overlay(json.dumps(overlay))
+            self.model = og.Model(config)
             self.tokenizer = og.Tokenizer(self.model)
             self.processor = self.model.create_multimodal_processor()
         except RuntimeError as e:

@@ -124,9 +124,7 @@ def spans(numbers: Sequence[int]) -> str:
 
 def folded(text: str, groups: Iterable[Group]) -> list[str]:
     """The lines of a canonical text without the layers that another one stands for."""
-    hidden = {
-        (group.stack, index) for group in groups for index in group.units[1:] if group.stack
-    }
+    hidden = {(group.stack, index) for group in groups for index in group.units[1:] if group.stack}
     shown = {(group.stack, group.units[0]) for group in groups}
     hidden -= shown
     lines, keep = [], True

@@ -24,22 +24,24 @@ def draw(nodes: Sequence[ir.Node], kinds: dict[str, str] | None = None, title: s
 
     Args:
         nodes: of one graph; the first `LARGEST` are drawn.
-        kinds: CSS class by node name; neighbours that have none are drawn pale.
+        kinds: CSS class by node name. Neighbours have none and are drawn pale; those of a
+            "touched" node are left out, it is a neighbour itself.
         title: for those who do not see it.
     """
     kinds = kinds or {}
     chosen = list(nodes)[:LARGEST]
+    core = [node for node in chosen if kinds.get(node.name or "") != "touched"] or chosen
     boxes: dict[str, Box] = {}
-    for node in [*chosen, *neighbours(chosen)]:
+    for node in dict.fromkeys([*chosen, *neighbours(core)]):
         kind = kinds.get(node.name or "", "same" if node in chosen else "far")
         sub = "" if kind == "far" else caption(node)
         boxes[node.name or ""] = Box(node.op_type, sub, kind, hint(node))
     edges = []
     for node in chosen:
         for value in reads(node):
-            edges += link(value, node, boxes)
+            edges += link(value, node, boxes, node in core)
         for value in node.outputs:
-            if value.is_graph_output():
+            if node in core and value.is_graph_output():
                 boxes[f"out {value.name}"] = ending(value)
                 edges.append((node.name or "", f"out {value.name}"))
             edges += [
@@ -55,18 +57,20 @@ def reads(node: ir.Node) -> list[ir.Value]:
     found = [value for value in node.inputs if value is not None]
     for attribute in node.attributes.values():
         if attribute.type == ir.AttributeType.GRAPH:
-            inner = list(attribute.as_graph())
-            made = {value for other in inner for value in other.outputs}
+            inner = attribute.as_graph()
+            made = {*inner.inputs, *(value for other in inner for value in other.outputs)}
             found += [v for other in inner for v in reads(other) if v not in made]
     return list(dict.fromkeys(found))
 
 
-def link(value: ir.Value, node: ir.Node, boxes: dict[str, Box]) -> list[tuple[str, str]]:
+def link(
+    value: ir.Value, node: ir.Node, boxes: dict[str, Box], inputs: bool
+) -> list[tuple[str, str]]:
     """The edge of an input, from the node that makes it or from an input of the graph."""
     made = value.producer()
     if made is not None and made.name in boxes:
         return [(made.name or "", node.name or "")]
-    if value.is_graph_input() and not value.is_initializer():
+    if inputs and value.is_graph_input() and not value.is_initializer():
         boxes.setdefault(f"in {value.name}", ending(value))
         return [(f"in {value.name}", node.name or "")]
     return []

@@ -15,6 +15,7 @@ from surgery.errors import PackageError
 from surgery.inspect import picture
 from surgery.inspect.changes import Group, changes
 from surgery.inspect.dump import RUN
+from surgery.inspect.figures import short
 from surgery.selection import passes
 
 PAGE = "report.html"
@@ -86,7 +87,9 @@ def read_graph(
         about = passes()[data["pass"]].describe() if "pass" in data else None
         step = picture.step(name, data, stage.model, about, scale)
         if before is not None:
-            step |= picture.change(before.data["stem"], data["stem"], before.text, stage.text, groups)
+            step |= picture.change(
+                before.data["stem"], data["stem"], before.text, stage.text, groups
+            )
         steps.append(step)
         index += [entry for group in groups for entry in entries(group, step)]
         before = stage
@@ -137,7 +140,7 @@ def subtitle(run: dict[str, Any]) -> str:
     ]
     if checks:
         worst = max(check["relative"] for check in checks)
-        parts.append(f"{len(checks)} steps verified, largest relative difference {picture.short(worst)}")
+        parts.append(f"{len(checks)} steps verified, largest relative difference {short(worst)}")
     return "  ·  ".join(parts)
 
 

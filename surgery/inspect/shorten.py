@@ -15,7 +15,7 @@ from surgery.inspect.copies import copied
 from surgery.inspect.sources import bytes_by_dtype
 from surgery.scope import scope
 
-LIMIT = 1 << 30
+LIMIT = 1 << 28
 """Bytes of weights up to which a graph is run whole."""
 FIRST = 2
 """Layers kept at the front; one more is kept at the end."""

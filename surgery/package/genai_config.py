@@ -17,6 +17,19 @@ PROCESSOR = "processor_config.json"
 SEARCH_LENGTH = 4096
 """Default of `search.max_length`: the runtime allocates the whole cache for it at once."""
 
+CPU_SESSIONS: dict[str, dict[str, Any]] = {
+    "decoder": {"intra_op_num_threads": 0},
+    "embedding": {"intra_op_num_threads": 1},
+    "vision": {"intra_op_num_threads": 0, "session.disable_prepacking": "1"},
+}
+"""Measured with `tests/bench/load.py` and `tests/bench/generate.py` on a 4B shape.
+
+0 threads means one a physical core; left out, the runtime takes half the logical cores, which
+halves the speed where a core has one thread. A second pool for the embedding graph would only
+spin against the decoder's. Prepacking would hold a second copy of the vision tower (1.6 GB) to
+save a twentieth of its time.
+"""
+
 SAMPLING = ("do_sample", "temperature", "top_k", "top_p", "repetition_penalty")
 """Taken over from generation_config.json."""
 
@@ -28,10 +41,9 @@ def genai_config(facts: Facts) -> dict[str, Any]:
     travels through it.
     """
     ends = end_tokens(facts)
-    session: dict[str, Any] = {
-        "log_id": "onnxruntime-genai",
-        "provider_options": [dict(facts.target.options)] if facts.target.options else [],
-    }
+    provider = [dict(facts.target.options)] if facts.target.options else []
+    session: dict[str, Any] = {"log_id": "onnxruntime-genai", "provider_options": provider}
+    sessions = CPU_SESSIONS if facts.target.options is None else {}
     length = facts.options.max_length
     search: dict[str, Any] = {
         "do_sample": False,
@@ -63,7 +75,7 @@ def genai_config(facts: Facts) -> dict[str, Any]:
             "vision_start_token_id": int(config["vision_start_token_id"]),
             "decoder": {
                 "filename": DECODER,
-                "session_options": session,
+                "session_options": session | sessions.get("decoder", {}),
                 "head_size": facts.head_dim,
                 "hidden_size": int(facts.text["hidden_size"]),
                 "num_attention_heads": facts.heads,
@@ -85,7 +97,7 @@ def genai_config(facts: Facts) -> dict[str, Any]:
             },
             "embedding": {
                 "filename": EMBEDDING,
-                "session_options": session,
+                "session_options": session | sessions.get("embedding", {}),
                 "inputs": {"input_ids": "input_ids", "image_features": "image_features"},
                 "outputs": {
                     "inputs_embeds": "inputs_embeds",
@@ -95,7 +107,7 @@ def genai_config(facts: Facts) -> dict[str, Any]:
             "vision": {
                 "filename": VISION,
                 "config_filename": PROCESSOR,
-                "session_options": session,
+                "session_options": session | sessions.get("vision", {}),
                 "spatial_merge_size": int(facts.vision["spatial_merge_size"]),
                 "patch_size": int(facts.vision["patch_size"]),
                 "tokens_per_second": 2.0,

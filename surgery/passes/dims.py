@@ -16,11 +16,15 @@ ARITHMETIC = re.compile(r"[\w\s+*/()-]+")
 """What is read as an expression: sympy would evaluate anything else as Python."""
 
 
+NORMS = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
+
+
 class Dims(Pass):
     """One spelling for each symbolic dimension.
 
     before  the same length as "sequence + past" here and "past + sequence" there
-    after   expressions in sympy's order, known ones under a name: "total"
+    after   expressions in sympy's order, known ones under a name: "total", and a length that a
+            product or a norm with a weight fixes as that number
     keeps   every node; dimensions only gain the same name for the same length
     not     dimensions that a tool left without a name
     why     shape checks compare dimensions as strings: a fusion would fire in one layer of two
@@ -38,8 +42,9 @@ class Dims(Pass):
         super().__init__()
         self.aliases = dict(aliases or {})
         self.known: dict[str, str] = {}
+        self.fixed: dict[str, int] = {}
 
-    def canonical(self, dim: str) -> str:
+    def canonical(self, dim: str) -> str | int:
         """The one spelling of a dimension."""
         if dim not in self.known:
             spelled = dim
@@ -50,10 +55,11 @@ class Dims(Pass):
                 except (sympy.SympifyError, SyntaxError, TypeError):
                     pass
             self.known[dim] = self.aliases.get(spelled, spelled)
-        return self.known[dim]
+        return self.fixed.get(dim, self.known[dim])
 
     def values(self, model: ir.Model) -> Iterator[ir.Value]:
         """Values with a dimension that is spelled otherwise."""
+        self.fixed = fixed(model)
         for graph in model.graphs():
             for value in (*graph.inputs, *(v for node in graph for v in node.outputs)):
                 dims = [str(d.value) for d in value.shape or () if named(d)]
@@ -73,6 +79,32 @@ class Dims(Pass):
                 [self.canonical(str(d.value)) if named(d) else d for d in value.shape]
             )
         return len(found)
+
+
+def fixed(model: ir.Model) -> dict[str, int]:
+    """Lengths of rows that a product or a norm with a weight fixes."""
+    found: dict[str, int] = {}
+    for node in (node for graph in model.graphs() for node in graph):
+        x, rows = (*node.inputs, None)[0], rows_of(node)
+        if x is not None and x.shape and rows is not None and named(dim := x.shape[-1]):
+            found[str(dim.value)] = rows
+    return found
+
+
+def rows_of(node: ir.Node) -> int | None:
+    """The length of rows that a node takes, by the shape of its weight."""
+    weight = node.inputs[1] if len(node.inputs) > 1 else None
+    if weight is None or not weight.shape or node.attributes.get_int("transA", 0) == 1:
+        return None
+    size: int | ir.SymbolicDim
+    if node.op_type in NORMS and len(weight.shape) == 1 and node.attributes.get_int("axis", -1) < 0:
+        size = weight.shape[0]
+    elif node.op_type in ("MatMul", "Gemm"):
+        turned = node.attributes.get_int("transB", 0) == 1 or len(weight.shape) == 1
+        size = weight.shape[-1 if turned else -2]
+    else:
+        return None
+    return size if isinstance(size, int) else None
 
 
 def named(dim: int | ir.SymbolicDim) -> TypeGuard[ir.SymbolicDim]:

@@ -11,9 +11,9 @@ from surgery.probe import evaluate
 from surgery.scope import place
 
 INPUT_LIMIT = 1 << 12
-"""Bytes of a constant that folding reads."""
+"""Elements of a constant that folding reads."""
 OUTPUT_LIMIT = 1 << 16
-"""Bytes of a constant that folding makes."""
+"""Elements of a constant that folding makes."""
 RESULT_LIMIT = 1 << 22
 """Bytes of a precomputed constant."""
 SMALL = 16
@@ -26,7 +26,7 @@ class Fold(Pass):
     before  shape arithmetic on constants, `Constant` nodes, `Identity`, the same node twice
     after   initializers, one node each
     keeps   weights of the checkpoint: none is read, renamed or merged with an equal one
-    not     constants over 4 KiB, or results over 64 KiB
+    not     results over 4 MB, and what depends on them
     why     a trace writes every Python number as a node; matching starts from what is left
     """
 

@@ -114,8 +114,10 @@ def is_gelu(node: ir.Node, x: ir.Value, end: ir.Value, approximate: str) -> bool
 def curve(x: np.ndarray, approximate: str) -> np.ndarray:
     """GELU."""
     if approximate == "tanh":
-        return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
-    return 0.5 * x * (1 + np.vectorize(math.erf)(x / np.sqrt(2)))
+        bent: np.ndarray = np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))
+    else:
+        bent = np.vectorize(math.erf)(x / np.sqrt(2))
+    return np.asarray(0.5 * x * (1 + bent))
 
 
 def between(x: ir.Value, end: ir.Value) -> set[ir.Value]:

@@ -50,7 +50,8 @@ class Gqa(NodePass[Grouped]):
     after   GroupQueryAttention(q, k, v, past_k, past_v, sum(mask) - 1, T) -> out, present_k/v
             with local_window_size where the mask has a window
     keeps   names of the cache; past and present may share one buffer longer than T
-    not     a mask that is not (causal, within a window, and attention_mask), found by running it; left padding
+    not     a mask that is not (causal, within a window, and attention_mask), found by running
+            it; left padding
     why     no mask of S x T, no copy of the cache, keys and values never repeated
     upstream microsoft/onnxscript#2424
     """

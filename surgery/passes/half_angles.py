@@ -71,4 +71,3 @@ class HalfAngles(NodePass[Repeated]):
             attributes = {key: attribute.value for key, attribute in step.attributes.items()}
             value = add(step.op_type, inputs, attributes, like=step.outputs[0])
         replace(found.end, value)
-

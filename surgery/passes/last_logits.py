@@ -7,7 +7,6 @@ import onnx_ir as ir
 
 from surgery.contract import Builder, Matcher, NodePass, constant
 
-
 POINTWISE = ("Mul", "Div", "Tanh")
 """What may stand between the head and the logits."""
 

@@ -141,9 +141,7 @@ def pick_tokens(found: Mrotation, add: Builder) -> Tokens:
         for a in (1, 2):
             mask = add.constant(axis == a, f"frequencies_of_axis_{a}")
             angles = add("Where", [mask, per_axis[a], angles], dtype=table.dtype)
-        picked.append(
-            add("Reshape", [angles, rows], dtype=table.dtype, shape=(None, frequencies))
-        )
+        picked.append(add("Reshape", [angles, rows], dtype=table.dtype, shape=(None, frequencies)))
     zero, one = (add.constant(np.array(n, np.int64), f"int_{n}") for n in (0, 1))
     index = add.constant(np.array(0, np.int64), "axis_0")
     first = add("Gather", [found.position, index], {"axis": 0}, dtype=int64)

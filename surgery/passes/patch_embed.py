@@ -27,8 +27,9 @@ class Patches:
 class PatchEmbed(NodePass[Patches]):
     """A convolution over one patch at a time becomes a matrix product.
 
-    before  Reshape(Conv(Reshape(pixels [P, C*t*p*p], [P, C, t, p, p]), weight), [P, H])
-    after   Gemm(pixels, weight [H, C*t*p*p]^T, bias)
+    before  Reshape(Conv(patches [P, C, t, p, p], weight), [P, H]), patches mostly themselves a
+            Reshape of rows [P, C*t*p*p]
+    after   Gemm(rows, weight [H, C*t*p*p]^T, bias)
     keeps   the weight's name and numbers, under a shape of two axes
     not     a kernel smaller than its input; groups; padding
     why     onnxruntime unfolds every patch for a convolution; there is nothing to unfold
@@ -53,14 +54,16 @@ class PatchEmbed(NodePass[Patches]):
         group = node.attributes.get_int("group", 1)
         m.check(group == 1, "one group", group)
         out, *kernel = source.parts[0][1]
-        patch = m.producer(node.inputs[0], "Reshape")
-        dims = patch.outputs[0].shape
-        m.check(dims is not None and list(dims[1:]) == kernel, f"patches of {kernel}", dims)
-        rows = patch.inputs[0]
-        assert rows is not None
-        columns = int(np.prod(kernel))
-        flat = rows.shape is not None and len(rows.shape) == 2 and rows.shape[1] == columns
-        m.check(flat, f"rows of {columns} pixels", rows.shape)
+        patch = node.inputs[0]
+        assert patch is not None
+        dims = patch.shape
+        covers = dims is not None and list(dims[1:]) == kernel
+        m.check(covers, f"patches of {kernel}, the size of the kernel", dims)
+        rows, columns = patch, int(np.prod(kernel))
+        made = patch.producer()
+        flat = made.inputs[0] if made is not None and made.op_type == "Reshape" else None
+        if flat is not None and flat.shape is not None and list(flat.shape[1:]) == [columns]:
+            rows = flat
         end = m.user(node.outputs[0], "Reshape").outputs[0]
         m.rank(end, 2)
         assert end.shape is not None
@@ -70,6 +73,11 @@ class PatchEmbed(NodePass[Patches]):
     def rewrite(self, node: ir.Node, found: Patches, add: Builder) -> None:
         """Flatten the weight, multiply."""
         set_source(found.weight, Reshaped(found.source, (found.out, found.columns)))
-        inputs = [found.rows, found.weight, found.bias]
+        rows = found.rows
+        if len(rows.shape or ()) > 2:
+            flat = add.constant(np.array([-1, found.columns], np.int64), f"rows_of_{found.columns}")
+            patches = rows.shape[0] if rows.shape is not None else None
+            rows = add("Reshape", [rows, flat], dtype=rows.dtype, shape=(patches, found.columns))
+        inputs = [rows, found.weight, found.bias]
         out = add("Gemm", inputs, {"transB": 1}, like=found.end)
         replace(found.end, out)

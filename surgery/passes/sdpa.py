@@ -68,14 +68,15 @@ class Sdpa(NodePass[Written]):
         assert query is not None and out.inputs[1] is not None
         factor, query = factored(query)
         other_factor, turned = factored(turned)
-        key, value = repeated(keys(turned, m)), repeated(out.inputs[1])
+        whole = keys(turned, m), out.inputs[1]
+        key, value = map(repeated, whole)
+        if key.shape is None or value.shape is None or key.shape[1] != value.shape[1]:
+            key, value = whole  # only one of them was repeated
         m.rank(query, 4)
         m.check(opset >= 23, "opset 23, which has Attention", opset)
         m.check(cap == 0.0 or mask is None or mask.dtype == ir.DataType.BOOL,
                 "a mask of bool beside a cap", mask)  # fmt: skip
-        return Written(
-            query, key, value, mask, scale * factor * other_factor, cap, out.outputs[0]
-        )
+        return Written(query, key, value, mask, scale * factor * other_factor, cap, out.outputs[0])
 
     def rewrite(self, node: ir.Node, found: Written, add: Builder) -> None:
         """One node where the product with the values stands."""
@@ -103,8 +104,8 @@ def masked(scores: ir.Value, m: Matcher) -> tuple[ir.Value | None, ir.Value]:
     choice = mask.producer()
     if choice is not None and choice.op_type == "Where":
         shown, hidden = constant(choice.inputs[1]), constant(choice.inputs[2])
-        plain = shown is not None and hidden is not None
-        if plain and not np.any(shown) and bool((hidden <= LOWEST).all()):  # type: ignore[operator]
+        plain = shown is not None and hidden is not None and not shown.any()
+        if plain and hidden is not None and bool(np.all(hidden <= LOWEST)):
             assert choice.inputs[0] is not None
             return choice.inputs[0], before
     return mask, before

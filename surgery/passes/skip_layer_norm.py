@@ -26,12 +26,15 @@ class SkipNorm(NodePass[Skip]):
     op: ClassVar[str]
 
     def match(self, node: ir.Node, m: Matcher) -> Skip:
-        """A sum of two equal shapes, normalized over its last axis."""
+        """A sum of equal shapes, or one over the batch, normalized over its last axis."""
         total = node.inputs[0]
         add = m.producer(total, "Add")
         a, b = add.inputs[:2]
         assert a is not None and b is not None and total is not None
-        m.check(a.shape is not None and a.shape == b.shape, "a sum of equal shapes", shapes(a, b))
+        if repeats(b, a):
+            a, b = b, a
+        fits = a.shape is not None and (a.shape == b.shape or repeats(a, b))
+        m.check(fits, "a sum of equal shapes, or of one for every batch row", shapes(a, b))
         m.rank(a, 2, 3)
         axis = node.attributes.get_int("axis", -1)
         m.check(axis in (-1, len(a.shape or ()) - 1), "a norm over the last axis", axis)
@@ -56,6 +59,15 @@ class SkipNorm(NodePass[Skip]):
             replace(old, new)
 
 
+def repeats(a: ir.Value, b: ir.Value) -> bool:
+    """Whether `b [1, S, H]` or `[S, H]` is added to every batch row of `a [B, S, H]`."""
+    if a.shape is None or b.shape is None or len(a.shape) != 3 or a.shape == b.shape:
+        return False
+    rows, width = a.shape[1:]
+    leading = list(b.shape[:-2])
+    return leading in ([], [1]) and list(b.shape[-2:]) == [rows, width]
+
+
 def shapes(*values: ir.Value) -> str:
     """Shapes, for a message."""
     return " and ".join(str(value.shape) for value in values)
@@ -67,7 +79,7 @@ class SkipLayerNorm(SkipNorm):
     before  h = a + b ; LayerNormalization(h, weight, bias) ; h read again later
     after   SkipLayerNormalization(a, b, weight, bias) -> norm, -, -, h
     keeps   the sum as a value of its own, rounded the same
-    not     sums that broadcast; a norm of something else than a sum
+    not     sums that broadcast otherwise than over the batch; a norm of something else
     why     the sum is normalized while it is in cache
     """
 

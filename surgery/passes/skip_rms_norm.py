@@ -11,7 +11,7 @@ class SkipRmsNorm(SkipNorm):
     before  h = a + b ; RMSNormalization(h, weight) ; h read again later
     after   SkipSimplifiedLayerNormalization(a, b, weight) -> norm, -, -, h
     keeps   the sum as a value of its own, rounded the same
-    not     sums that broadcast; a norm of something else than a sum
+    not     sums that broadcast otherwise than over the batch; a norm of something else
     why     the sum is normalized while it is in cache
     """
 

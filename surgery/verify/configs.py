@@ -24,7 +24,11 @@ SPECIAL = {
 def check_configs(package: Opened) -> Iterator[Finding]:
     """Names, types and sizes; a missing key is a finding of its own."""
     try:
-        yield from check_ports(package)
+        found = list(check_ports(package))
+        yield from found
+        if any(finding.problem for finding in found):
+            return  # sizes of what is not there
+        yield from check_links(package)
         yield from check_sizes(package)
         yield from check_tokens(package)
     except KeyError as e:
@@ -50,11 +54,10 @@ def check_ports(package: Opened) -> Iterator[Finding]:
                     f"the {part} input {name} is not configured" for name in sorted(found - named)
                 ]
     yield Finding("inputs and outputs", "as configured", "; ".join(lost[:3]))
-    grid = package.model["vision"]["inputs"]["image_grid_thw"]
-    yield same("vision.inputs.image_grid_thw", grid, "image_grid_thw", "the runtime")
     if lost:
         return
-    yield from check_links(package)
+    grid = package.model["vision"]["inputs"]["image_grid_thw"]
+    yield same("vision.inputs.image_grid_thw", grid, "image_grid_thw", "the runtime")
 
 
 def expand(names: dict[str, str], layers: range) -> Iterator[str]:

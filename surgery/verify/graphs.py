@@ -155,8 +155,10 @@ def check_decoder(package: Opened, session: Session, features: list[Array]) -> I
     for i in range(split, length):
         logits, past = decoder({k: v[:, i : i + 1] for k, v in embedded.items()}, past)
     scale, tolerance = float(abs(whole).max()), TOLERANCE[package.precision]
-    fault = "" if np.isfinite(whole).all() else "logits are not finite"
-    yield Finding("decoder", f"{length} tokens at once", fault)
+    if not np.isfinite(whole).all():
+        yield Finding("decoder", problem="logits are not finite")
+        return
+    yield Finding("decoder", f"{length} tokens at once")
     yield close("decoder, with its cache", float(abs(logits - whole).max()), scale, tolerance)
     batch = {k: np.concatenate([v, v[:, ::-1], v]) for k, v in embedded.items()}
     first, past = decoder({k: v[:, :split] for k, v in batch.items()})

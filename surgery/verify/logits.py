@@ -9,10 +9,10 @@ import numpy as np
 import onnx_ir as ir
 
 import quant
-from surgery.runtime import Runtime
+from surgery.errors import PackageError
 from surgery.verify.finding import Finding, close
 from surgery.verify.opened import INT4, Opened
-from surgery.verify.runtime import QUESTION, sample
+from surgery.verify.runtime import QUESTION, open_runtime, sample
 
 STEPS = 8
 TOLERANCE = {"fp32": 1e-5, "fp16": 1e-2, "int4": 5e-2}
@@ -28,8 +28,10 @@ def check_logits(
     Raises:
         UserError: the checkpoint cannot be used.
     """
-    if package.provider != "cpu":
-        yield Finding("logits", f"needs {package.provider}: not run")
+    try:
+        runtime = open_runtime(package)
+    except PackageError as e:
+        yield Finding("logits", f"made for {package.provider}, not run: {e}")
         return
     from export_min import open_checkpoint  # torch, asked only here
     from export_min.reference import Reference
@@ -37,7 +39,6 @@ def check_logits(
     reference = Reference(open_checkpoint(checkpoint, cache_dir, revision))
     if package.precision == INT4:
         reference.replace(unpacked(package.graphs["decoder"]))
-    runtime = Runtime(package.folder)
     for count in (0, 1, 2):
         what = f"logits, {count} pictures"
         pictures = sample(runtime.sizing, count)

@@ -39,7 +39,8 @@ def main() -> None:
     rows: list[tuple[str, Measured, Path]] = []
 
     def run(name: str, command: list[str], output: Path) -> None:
-        result = measure(command, cwd=ROOT, stderr=open(args.work / f"{name}.log", "w"))
+        with (args.work / f"{name}.log").open("w") as log:
+            result = measure(command, cwd=ROOT, stderr=log)
         if result.code:
             sys.exit(f"{name} failed: see {args.work / f'{name}.log'}")
         rows.append((name, result, output))

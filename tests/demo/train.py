@@ -4,13 +4,13 @@
 
 Two stages, both with fixed seeds:
 
-    1. The vision tower alone. A linear head, dropped afterwards, reads the sum of what the tower
-       gives the decoder (the merged features and the three DeepStack levels) and names color,
-       shape, box and digits of every image token's cell.
+    1. The vision tower alone. A linear head, dropped afterwards, reads what an image token brings
+       to the decoder (the merged features and the DeepStack levels, summed) and names color,
+       shape, box and digits of the token's cell of the picture.
     2. The whole model on chats about pictures (see batches.py), loss on the answers only; the head
-       stays on with a small weight.
+       stays on as a second loss.
 
-State is saved to WORK every few hundred steps; the same command goes on from there.
+State is saved to WORK every hundred steps; the same command goes on from there.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from tests.demo.batches import CellTargets, Packer
 
 DECAY = 0.4  # the last part of a stage, in which the learning rate falls to nothing
 CELL_WEIGHT = 0.5  # of the head's loss in stage 2
-ROW_TOKENS = 144
+ROW_TOKENS = 144  # questions that would make a row longer are left out
 SAVE_EVERY, PRINT_EVERY = 100, 50
 
 

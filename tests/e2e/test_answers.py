@@ -31,7 +31,7 @@ def noise(sizes: list[tuple[int, int]]) -> list[Image.Image]:
 
 
 @pytest.mark.parametrize("kind", SIZES)
-def test_tokens_and_logits_are_pytorchs(case, own, kind, record_property):
+def test_tokens_and_logits_are_pytorchs(case, own, kind):
     steps = 64 if case.name == "demo" else 16
     pictures, reference, runtime = noise(SIZES[kind]), case.reference, case.endless
     inputs = reference.inputs(reference.chat(QUESTION, len(pictures)), pictures)
@@ -40,7 +40,7 @@ def test_tokens_and_logits_are_pytorchs(case, own, kind, record_property):
     answer = reference.generate(inputs, steps, stop=False)
     assert list(runtime.generate(prompt, steps, GREEDY)) == answer.tokens
     difference = abs(runtime.follow(prompt, answer.tokens) - answer.logits).max()
-    record_property("max|dlogit|", f"{difference:.1e}")
+    print(f"max|dlogit| {difference:.1e} of {abs(answer.logits).max():.1f}")
     assert difference < TOLERANCE
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import onnx_ir as ir
 import pytest
 
@@ -33,7 +35,7 @@ def exact(demo):
     folder.mkdir()
     for path in demo.int4.iterdir():
         if path.name != DECODER:
-            (folder / path.name).hardlink_to(path)
+            shutil.copyfile(path, folder / path.name)
     model = ir.load(demo.int4 / DECODER)
     for node in model.graph:
         if node.op_type == "MatMulNBits":
@@ -54,18 +56,16 @@ def difference(package, reference, count):
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
-def test_default_package_within_the_rounding_of_activations(
-    demo, reference, count, record_property
-):
+def test_default_package_within_the_rounding_of_activations(demo, reference, count):
     found = difference(demo.int4, reference, count)
-    record_property("max|dlogit| / max|logit|", f"{found:.1e}")
+    print(f"max|dlogit| / max|logit| {found:.1e}")
     assert found < INT8_ACTIVATIONS
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
-def test_float_products_are_exact(exact, reference, count, record_property):
+def test_float_products_are_exact(exact, reference, count):
     found = difference(exact, reference, count)
-    record_property("max|dlogit| / max|logit|", f"{found:.1e}")
+    print(f"max|dlogit| / max|logit| {found:.1e}")
     assert found < FLOAT_ACTIVATIONS
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
+from text import LAYERS, stir
 from torch import nn
 from transformers.vision_utils import get_vision_cu_seqlens
 
@@ -33,6 +35,29 @@ GRID = {
 }
 
 
+GRIDS = (
+    [[1, 4, 4]],
+    [[1, 8, 6], [1, 4, 10], [1, 2, 2]],
+    [[1, 4, 8], [1, 4, 8]],
+    [[1, 10, 14], [1, 6, 6]],
+)
+"""Pictures of several sizes, of one size, one alone; none is the example's."""
+BATCHES = (1, 3, 5)
+
+PLAIN = {  # sites of a plain tower of pictures
+    "patch_embed": 1,
+    "mha": LAYERS,
+    "skip_layer_norm": 2 * LAYERS + 1,
+}
+PACKED_PLAIN = {  # sites of a tower of packed patches
+    "patch_embed": 1,
+    "freq_table": 2,
+    "qkv_split": LAYERS,
+    "rotary": 2 * LAYERS,
+    "packed_attention": LAYERS,
+}
+
+
 @dataclass(frozen=True)
 class Tower:
     """A family's vision tower.
@@ -43,8 +68,10 @@ class Tower:
         config: the class of its vision configuration.
         model: the class of the tower.
         sizes: what differs from `IMAGE` or `GRID`.
+        expect: sites of each pass, where they differ from `PLAIN` or `PACKED_PLAIN`.
         grid: packed rows of patches with their grids, else pictures `[B, C, H, W]`.
         forward: calls the tower; the features.
+        batch: whether it takes any number of pictures of one size.
     """
 
     name: str
@@ -52,8 +79,17 @@ class Tower:
     config: str
     model: str
     sizes: dict[str, Any] = field(default_factory=dict)
+    expect: dict[str, int] = field(default_factory=dict)
     grid: bool = False
     forward: Callable[..., torch.Tensor] = lambda model, x: model(x).last_hidden_state
+    batch: bool = True
+    recipe = "vision"
+
+    @property
+    def sites(self) -> dict[str, int]:
+        """Sites of each pass, those of no pass left out."""
+        plain = PACKED_PLAIN if self.grid else PLAIN
+        return {name: n for name, n in (plain | self.expect).items() if n}
 
     def build(self) -> nn.Module:
         """The random tower."""
@@ -63,11 +99,46 @@ class Tower:
         model = getattr(module, self.model)._from_config(config, attn_implementation="sdpa").eval()
         if self.grid:
             model.config._attn_implementation = PACKED
-        with torch.no_grad():
-            for weight in model.parameters():
-                if weight.ndim == 1:
-                    weight.add_(0.2 * torch.randn_like(weight))
-        return Packed(model, self.forward) if self.grid else Pictures(model, self.forward)
+        return (Packed if self.grid else Pictures)(stir(model), self.forward)
+
+    def inputs(self, size: Any, seed: int) -> dict[str, torch.Tensor]:
+        """Random inputs by argument name: for grids, or for a number of pictures."""
+        rng = np.random.default_rng(seed)
+
+        def normal(*shape: int) -> torch.Tensor:
+            return torch.from_numpy(rng.standard_normal(shape).astype(np.float32))
+
+        if not self.grid:
+            return {"pixel_values": normal(size, 3, 32, 24 if not self.batch else 32)}
+        grids = torch.tensor(size)
+        width = 3 * GRID["temporal_patch_size"] * GRID["patch_size"] ** 2
+        pixels = normal(int(grids.prod(-1).sum()), width)
+        return {"pixel_values": pixels, "image_grid_thw": grids}
+
+    def example(self) -> dict[str, torch.Tensor]:
+        """Inputs to trace with."""
+        return self.inputs([[1, 4, 6], [1, 8, 4], [1, 2, 6]] if self.grid else self.rows(2), 0)
+
+    def rows(self, size: int) -> int:
+        """A number of pictures, or 1 where it takes no other."""
+        return size if self.batch else 1
+
+    def cases(self) -> Iterator[dict[str, torch.Tensor]]:
+        """Inputs of other shapes."""
+        for seed, size in enumerate(GRIDS if self.grid else map(self.rows, BATCHES)):
+            yield self.inputs(size, seed + 1)
+
+    @property
+    def dynamic(self) -> dict[str, Any]:
+        """Names of the dynamic axes."""
+        if self.grid:
+            return {"pixel_values": {0: "patches"}, "image_grid_thw": {0: "images"}}
+        return {"pixel_values": {0: "batch"} if self.batch else {}}
+
+    @property
+    def names(self) -> tuple[list[str], list[str]]:
+        """Names of inputs and outputs."""
+        return list(self.dynamic), ["features"]
 
 
 class Pictures(nn.Module):
@@ -148,19 +219,35 @@ def windows(
 
 
 TOWERS = (
-    Tower("SmolVLM", "smolvlm.modeling_smolvlm", "SmolVLMVisionConfig", "SmolVLMVisionTransformer", forward=masked),
-    Tower("PaliGemma", "siglip.modeling_siglip", "SiglipVisionConfig", "SiglipVisionModel", {"vision_use_head": False}),
-    Tower("LLaVA", "clip.modeling_clip", "CLIPVisionConfig", "CLIPVisionModel"),
+    Tower("SmolVLM", "smolvlm.modeling_smolvlm", "SmolVLMVisionConfig", "SmolVLMVisionTransformer",
+          forward=masked),
+    Tower("PaliGemma", "siglip.modeling_siglip", "SiglipVisionConfig", "SiglipVisionModel",
+          {"vision_use_head": False}),
+    Tower("LLaVA", "clip.modeling_clip", "CLIPVisionConfig", "CLIPVisionModel",
+          expect={"silu": LAYERS, "skip_layer_norm": 2 * LAYERS}),
     Tower("InternVL", "internvl.modeling_internvl", "InternVLVisionConfig", "InternVLVisionModel",
-          {"image_size": [32, 32], "patch_size": [8, 8]}),
-    Tower("InternVL (QK norm)", "internvl.modeling_internvl", "InternVLVisionConfig", "InternVLVisionModel",
+          {"image_size": [32, 32], "patch_size": [8, 8]},
+          {"layer_scale": 2 * LAYERS, "skip_layer_norm": 2 * LAYERS}),
+    Tower("InternVL 6B", "internvl.modeling_internvl", "InternVLVisionConfig",
+          "InternVLVisionModel",
           {"image_size": [32, 32], "patch_size": [8, 8], "use_qk_norm": True,
-           "norm_type": "rms_norm"}),
-    Tower("Pixtral", "pixtral.modeling_pixtral", "PixtralVisionConfig", "PixtralVisionModel"),
+           "norm_type": "rms_norm"},
+          {"layer_scale": 2 * LAYERS, "skip_layer_norm": 0, "skip_rms_norm": 2 * LAYERS,
+           "rms_norm": 4 * LAYERS}),
+    Tower("Pixtral", "pixtral.modeling_pixtral", "PixtralVisionConfig", "PixtralVisionModel",
+          expect={"rms_norm": 2 * LAYERS + 1, "skip_layer_norm": 0, "rotary": 2 * LAYERS,
+                  "skip_rms_norm": 2 * LAYERS - 1}, batch=False),
     Tower("GLM-4V", "glm4v.modeling_glm4v", "Glm4vVisionConfig", "Glm4vVisionModel",
-          {"out_hidden_size": 64, "image_size": 32}, True, pooled),
-    Tower("Qwen2-VL", "qwen2_vl.modeling_qwen2_vl", "Qwen2VLVisionConfig", "Qwen2VisionTransformerPretrainedModel",
-          {"embed_dim": 64, "mlp_ratio": 2, "hidden_size": 64}, True, pooled),
-    Tower("Qwen2.5-VL", "qwen2_5_vl.modeling_qwen2_5_vl", "Qwen2_5_VLVisionConfig", "Qwen2_5_VisionTransformerPretrainedModel",
-          {"out_hidden_size": 64, "window_size": 16, "fullatt_block_indexes": [1]}, True, windowed),
+          {"out_hidden_size": 64, "image_size": 32},
+          {"patch_embed": 2, "rms_norm": 2 * LAYERS + 2, "silu": LAYERS + 1,
+           "skip_rms_norm": 2 * LAYERS + 1}, True, pooled),
+    Tower("Qwen2-VL", "qwen2_vl.modeling_qwen2_vl", "Qwen2VLVisionConfig",
+          "Qwen2VisionTransformerPretrainedModel",
+          {"embed_dim": 64, "mlp_ratio": 2, "hidden_size": 64},
+          {"zero_bias": 1, "silu": LAYERS, "skip_layer_norm": 2 * LAYERS}, True, pooled),
+    Tower("Qwen2.5-VL", "qwen2_5_vl.modeling_qwen2_5_vl", "Qwen2_5_VLVisionConfig",
+          "Qwen2_5_VisionTransformerPretrainedModel",
+          {"out_hidden_size": 64, "window_size": 16, "fullatt_block_indexes": [1]},
+          {"zero_bias": 1, "late_repeat": 2, "rms_norm": 2 * LAYERS + 1, "silu": LAYERS,
+           "skip_rms_norm": 2 * LAYERS}, True, windowed),
 )  # fmt: skip

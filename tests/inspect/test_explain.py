@@ -30,7 +30,7 @@ def test_a_near_miss_names_condition_values_and_module(facts: Facts) -> None:
 
 def test_a_pass_that_runs_twice_is_shown_twice(facts: Facts) -> None:
     found = explain("fold", facts, "embedding")
-    assert [e.step for e in found][0] == "dims" and len(found) == 2
+    assert (found[0].step, len(found)) == ("dims", 2)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,107 @@
+"""What the generic recipes do to a family's graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+from export import GRAPHS, WEIGHT, Export
+
+from surgery import foreign, runner, view
+from surgery.facts import Options
+from surgery.recipes_generic import GENERIC
+
+OPTIONS = Options(text_precision="fp32", max_length=64)
+EVERYWHERE = (
+    *("dims", "fold", "noop", "static_reshape", "reshape", "weight_cast", "weight_transpose"),
+)
+"""Passes that tidy any graph: how often they act says nothing about a family."""
+
+
+@dataclass
+class Result:
+    """A graph's way through its recipe.
+
+    Attributes:
+        expected: sites that the architecture has, by pass.
+        fired: sites that were found, by pass.
+        reasons: the nearest miss of a pass that found fewer than expected.
+        before: nodes, constants not counted.
+        after: nodes afterwards.
+        error: the largest difference to PyTorch relative to the largest number.
+    """
+
+    expected: dict[str, int]
+    fired: dict[str, int] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    before: int = 0
+    after: int = 0
+    error: float = 0.0
+    error_8bit: float = 0.0
+
+
+def measure(name: str, export: Export) -> Result:
+    """Run the recipe, then both graphs' numbers against PyTorch's."""
+    result = Result(GRAPHS[name].sites)
+    model = operate(name, export, OPTIONS, result)
+    result.after = view.size(model)
+    result.error = error(model, export)
+    if "matmul_nbits" in result.expected:
+        bits = replace(OPTIONS, text_precision="int4", head_bits=8)
+        result.error_8bit = error(operate(name, export, bits, result, Eight), export)
+    return result
+
+
+class Eight(foreign.Foreign):
+    """Every weight in 8 bits."""
+
+    def is_head(self, name: str) -> bool:
+        return True
+
+
+def operate(
+    name: str, export: Export, options: Options, result: Result, facts: Any = foreign.Foreign
+) -> ir.Model:
+    """Apply the recipe; sites go to `result`, and reasons where there are too few."""
+    model = foreign.load(export.path, export.path.parent, WEIGHT)
+    result.before = view.size(model)
+    known = facts(export.path.parent, {}, options)
+    for record in runner.run(name, model, GENERIC[GRAPHS[name].recipe], known):
+        if record.name in EVERYWHERE:
+            continue
+        result.fired[record.name] = record.sites
+        if record.sites < result.expected.get(record.name, 0):
+            misses = record.step.make(known).near_misses(model)
+            result.reasons[record.name] = str(misses[0]) if misses else "no anchor"
+    return model
+
+
+def error(model: ir.Model, export: Export) -> float:
+    """Largest difference over all cases and outputs; logits of the last position alone."""
+    copy = model.clone()
+    for graph in copy.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            assert tensor is not None
+            array = np.array(tensor.numpy())
+            value.const_value = ir.Tensor(array, dtype=tensor.dtype, name=value.name)
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(
+        ir.to_proto(copy).SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    inputs = {i.name for i in session.get_inputs()}
+    names = [o.name for o in session.get_outputs()]
+    worst = 0.0
+    for given, wanted in export.cases:
+        got = session.run(None, {k: v for k, v in given.items() if k in inputs})
+        for name, array in zip(names, got, strict=True):
+            want = wanted[name][:, -1:] if name == "logits" else wanted[name]
+            assert array.shape == want.shape, (name, array.shape, want.shape)
+            worst = max(worst, float(np.abs(array - want).max() / np.abs(want).max()))
+    return worst
