@@ -101,10 +101,12 @@ class Checkpoint:
     def shards(self) -> tuple[Path, ...]:
         """The safetensors files, symbolic links resolved (in the hub cache a shard is one)."""
         index = self.path / "model.safetensors.index.json"
+        names = ["model.safetensors"]
         if index.is_file():
-            names = sorted(set(read_json(index).get("weight_map", {}).values()))
-        else:
-            names = ["model.safetensors"]
+            places = read_json(index).get("weight_map")
+            if not isinstance(places, dict) or not all(isinstance(p, str) for p in places.values()):
+                raise CheckpointError(f"{index}: no weight_map from tensors to files.")
+            names = sorted(set(places.values()))
         missing = [name for name in names if not (self.path / name).is_file()]
         if missing or not names:
             raise CheckpointError(

@@ -54,9 +54,47 @@ def load_config(checkpoint: Checkpoint) -> Qwen3VLConfig:
         )
     if not config.vision_config.deepstack_visual_indexes:
         raise CheckpointError(f"{checkpoint.source}: config.json names no DeepStack level.")
+    faults = [text for holds, text in rules(config) if not holds]
+    if faults:
+        raise CheckpointError(f"{checkpoint.source}: config.json: {faults[0]}.")
     for part in (config, config.text_config, config.vision_config):
         part.dtype = torch.float32
     return config
+
+
+def rules(config: Qwen3VLConfig) -> Iterator[tuple[bool, str]]:
+    """What has to hold of a configuration, and what to say where it does not."""
+    text, vision = config.text_config, config.vision_config
+    sizes = {
+        "text_config": ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"),
+        "vision_config": ("hidden_size", "depth", "num_heads", "patch_size", "spatial_merge_size"),
+    }
+    for part, names in sizes.items():
+        for name in names:
+            value = getattr(getattr(config, part), name)
+            yield isinstance(value, int) and value > 0, f"{part}.{name} is {value}"
+    heads, shared = text.num_attention_heads, text.num_key_value_heads
+    yield (
+        shared > 0 and heads % shared == 0,
+        f"num_attention_heads {heads} is no multiple of num_key_value_heads {shared}",
+    )
+    yield (
+        vision.hidden_size % vision.num_heads == 0,
+        f"vision_config.hidden_size {vision.hidden_size} is no multiple of num_heads "
+        f"{vision.num_heads}",
+    )
+    yield (
+        vision.out_hidden_size == text.hidden_size,
+        f"vision_config.out_hidden_size is {vision.out_hidden_size}, text_config.hidden_size "
+        f"{text.hidden_size}",
+    )
+    levels = list(vision.deepstack_visual_indexes)
+    yield (
+        bool(levels)
+        and levels == sorted(set(levels))
+        and 0 <= levels[0] <= levels[-1] < vision.depth,
+        f"deepstack_visual_indexes {levels} are not rising indexes of {vision.depth} blocks",
+    )
 
 
 def meta_model(config: Qwen3VLConfig) -> Qwen3VLForConditionalGeneration:
@@ -74,8 +112,17 @@ def meta_model(config: Qwen3VLConfig) -> Qwen3VLForConditionalGeneration:
 
 
 def expected_weights(config: Qwen3VLConfig) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every weight that a checkpoint of this configuration holds."""
-    model = meta_model(config)
+    """Name and shape of every weight that a checkpoint of this configuration holds.
+
+    Raises:
+        CheckpointError: transformers cannot build a model of this configuration.
+    """
+    try:
+        with quiet():
+            model = meta_model(config)
+    except Exception as e:  # whatever a module's constructor raises for a value it does not know
+        message = " ".join(str(e).split())
+        raise CheckpointError(f"config.json: no model can be built: {message}.") from e
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     if config.tie_word_embeddings:
         del shapes["lm_head.weight"]

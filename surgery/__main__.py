@@ -14,6 +14,7 @@ from surgery.console import run
 
 COMMANDS = {
     "build": "turn raw graphs into a package (the default)",
+    "apply": "take any ONNX graphs through a generic recipe",
     "verify": "check a package: files, graphs, configurations, logits",
     "chat": "ask a package a question, with or without pictures",
     "eval": "measure answers on a set of questions",
@@ -26,7 +27,8 @@ def main(argv: list[str] | None = None) -> int:
     """Parse the command line and run a command."""
     words = sys.argv[1:] if argv is None else argv
     named = bool(words) and words[0] in COMMANDS
-    command = words[0] if named else "build"
+    foreign = any(word.partition("=")[0] == "--recipe" for word in words)
+    command = words[0] if named else "apply" if foreign else "build"
     module = importlib.import_module(f"surgery.commands.{command}")
     parser = argparse.ArgumentParser(
         f"python -m surgery{f' {command}' if named else ''}",

@@ -202,7 +202,8 @@ class NodePass(Pass, Generic[T]):
             except Miss as miss:
                 raise PassError(f"{self.name}: one site undid another: {miss}.") from miss
             self.rewrite(node, found, Builder(self.name, node, taken))
-        prune(model)
+        if nodes:
+            prune(model)
         return len(nodes)
 
 
@@ -266,6 +267,8 @@ class Builder:
         node = ir.node(op, inputs, attributes, domain=domain, num_outputs=outputs, name=name)
         node.metadata_props.update(self.anchor.metadata_props)
         node.metadata_props["surgery.pass"] = self.maker
+        if domain:
+            self.graph.opset_imports.setdefault(domain, 1)
         for i, value in enumerate(node.outputs):
             value.name = self.unique(f"{name}_{i}" if i else f"{name}_out")
         self.graph.insert_before(self.before, node)

@@ -216,6 +216,12 @@ class Facts:
             raise UserError(f"--image-size {size}: must be a multiple of {unit}.")
         return 1, size // patch, size // patch
 
+    @property
+    def fixed_grid(self) -> tuple[int, int, int]:
+        """The one fixed grid of a run that has one."""
+        assert self.grid is not None
+        return self.grid
+
     def half_op(self, op: str) -> bool:
         """Whether the provider computes an op in float16."""
         return self.target.runs(op, ir.DataType.FLOAT16)

@@ -64,7 +64,7 @@ VISION: Recipe = (
     Step(lambda f: Fold()),
     Step(lambda f: Noop()),
     Step(lambda f: WeightCast()),
-    Step(lambda f: FixedGrid(f.grid), when=lambda f: f.grid is not None),
+    Step(lambda f: FixedGrid(f.fixed_grid), when=lambda f: f.grid is not None),
     Step(lambda f: StaticReshape()),
     Step(lambda f: PatchEmbed(), lambda f: 1),
     Step(lambda f: FreqTable(f.grid_side), lambda f: 2),

@@ -7,6 +7,7 @@ from surgery.passes.fold import Fold
 from surgery.passes.freq_table import FreqTable
 from surgery.passes.gelu import Gelu
 from surgery.passes.gqa import Gqa
+from surgery.passes.half import Half
 from surgery.passes.half_angles import HalfAngles
 from surgery.passes.head_norm import HeadNorm
 from surgery.passes.last_logits import LastLogits
@@ -17,6 +18,7 @@ from surgery.passes.matmul_nbits import MatMulNBits
 from surgery.passes.mha import Mha
 from surgery.passes.mrope import MRope
 from surgery.passes.noop import Noop
+from surgery.passes.opset import Opset
 from surgery.passes.packed_attention import PackedAttention
 from surgery.passes.patch_embed import PatchEmbed
 from surgery.passes.qkv_split import QkvSplit
@@ -34,7 +36,7 @@ from surgery.passes.weight_shift import WeightShift
 from surgery.passes.weight_transpose import WeightTranspose
 from surgery.passes.zero_bias import ZeroBias
 from surgery.recipes import Recipe, Step
-from surgery.targets import F32
+from surgery.targets import F16, F32
 
 TIDY: Recipe = (
     Step(lambda f: Dims({"past + sequence": "total"})),
@@ -79,6 +81,8 @@ WEIGHTS: Recipe = (
     Step(lambda f: WeightTranspose()),
     Step(lambda f: Fold()),
     Step(lambda f: ReshapeChain()),
+    Step(lambda f: Half(f.half_op), when=lambda f: f.text_dtype == F16),
+    Step(lambda f: Opset(f.target.opset), when=lambda f: f.target.opset < 23),
 )
 
 DECODER: Recipe = (

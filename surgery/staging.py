@@ -16,7 +16,7 @@ from pathlib import Path
 
 from surgery.errors import OutputError
 
-MARKERS = ("manifest.json", "genai_config.json")
+MARKERS = ("manifest.json", "genai_config.json", "surgery.json")
 """A directory with one of these was written by us, so `--force` may replace it."""
 
 FULL_OR_FORBIDDEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)

@@ -62,6 +62,19 @@ class Route:
         self.points = list(points)
 
 
+class Arrow(Edge):  # type: ignore[misc]
+    """An edge that hashes to its number: grandalf keeps edges in sets, in the order of hashes."""
+
+    def __init__(self, a: Vertex, b: Vertex, number: int) -> None:
+        self.number = number
+        super().__init__(a, b)
+        self.view = Route()
+
+    def __hash__(self) -> int:
+        """The number."""
+        return self.number
+
+
 def svg(boxes: Mapping[str, Box], edges: Iterable[tuple[str, str]], title: str = "") -> str:
     """Boxes and arrows between them as one SVG element.
 
@@ -73,9 +86,8 @@ def svg(boxes: Mapping[str, Box], edges: Iterable[tuple[str, str]], title: str =
     vertices = {key: Vertex(key) for key in boxes}
     for key, vertex in vertices.items():
         vertex.view = Placed(boxes[key].width, boxes[key].height)
-    links = [Edge(vertices[a], vertices[b]) for a, b in dict.fromkeys(edges) if a != b]
-    for link in links:
-        link.view = Route()
+    pairs = [(a, b) for a, b in dict.fromkeys(edges) if a != b]
+    links = [Arrow(vertices[a], vertices[b], i) for i, (a, b) in enumerate(pairs)]
     left, bottom = 0.0, 0.0
     for part in Graph(list(vertices.values()), links).C:
         width, height = arrange(part, left)

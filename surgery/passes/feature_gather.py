@@ -97,7 +97,9 @@ class FeatureGather(NodePass[Scatter]):
         present = op("And", [present, found.mask], dtype=ir.DataType.BOOL)
         number = op("Where", [present, number, total])
         zeros = add.constant(np.zeros((1, wide), features.dtype.numpy()), "no_feature")  # type: ignore[union-attr]
-        padded = add("Concat", [features, zeros], {"axis": 0}, dtype=features.dtype, shape=(None, wide))
+        padded = add(
+            "Concat", [features, zeros], {"axis": 0}, dtype=features.dtype, shape=(None, wide)
+        )
         rows = add(
             "Gather", [padded, number], {"axis": 0}, dtype=features.dtype, shape=(b, s, wide)
         )

@@ -32,15 +32,15 @@ class FixedGrid(Pass):
         super().__init__()
         self.grid = grid
 
-    def uses(self, model: ir.Model) -> Iterator[ir.Usage]:
+    def uses(self, model: ir.Model) -> Iterator[tuple[ir.Node, int]]:
         """Where the grid is read."""
         for value in model.graph.inputs:
             if value.name == "image_grid_thw":
-                yield from value.uses()
+                yield from ((use.node, use.idx) for use in value.uses())
 
     def sites(self, model: ir.Model) -> list[Site]:
         """Readers of the grid."""
-        return [Site(use.node.name or "", use.node.op_type) for use in self.uses(model)]
+        return [Site(node.name or "", node.op_type) for node, _ in self.uses(model)]
 
     def apply(self, model: ir.Model) -> int:
         """Hand the constant to every reader, fix the number of patches."""
@@ -49,8 +49,8 @@ class FixedGrid(Pass):
             return 0
         array = np.array([self.grid], np.int64)
         constant = initializer(model.graph, "fixed_grid", ir.tensor(array, name="fixed_grid"))
-        for use in uses:
-            use.node.replace_input_with(use.idx, constant)
+        for node, index in uses:
+            node.replace_input_with(index, constant)
         sizes = {"patches": int(np.prod(self.grid)), "images": 1}
         made = [v for graph in model.graphs() for node in graph for v in node.outputs]
         for value in (*model.graph.inputs, *made):

@@ -56,7 +56,7 @@ class Half(Pass):
     def supported(self, node: ir.Node) -> bool:
         """Whether the provider computes a node in float16, its branches included."""
         inner = [n.op_type for graph in branches(node) for n in graph if n.op_type in COMPUTE]
-        return all(self.runs(op) for op in ([node.op_type] if not inner else inner))
+        return all(self.runs(op) for op in inner or [node.op_type])
 
     def sites(self, model: ir.Model) -> list[Site]:
         """Nodes to convert."""

@@ -34,7 +34,8 @@ class Opset(Pass):
     def sites(self, model: ir.Model) -> list[Site]:
         """The graph, if it declares a newer opset."""
         declared = model.opset_imports.get("", 0)
-        return [Site(model.graph.name or "", f"opset {declared}")] if declared > self.version else []
+        newer = declared > self.version
+        return [Site(model.graph.name or "", f"opset {declared}")] if newer else []
 
     def apply(self, model: ir.Model) -> int:
         """Check every node, then declare."""

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import onnx_ir as ir
 import pytest
 from conftest import digest
 
@@ -19,8 +20,16 @@ from surgery.__main__ import main as build
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.fixture
+def traced(raw, monkeypatch):
+    """Graphs that were traced before: tracing takes longer than everything that is tested here."""
+    parts = ("vision", "embedding", "decoder")
+    graphs = [(part, ir.load(raw / f"{part}.onnx")) for part in parts]
+    monkeypatch.setattr("export_min.trace_all", lambda source: iter(graphs))
+
+
 @pytest.fixture(params=["export", "build"])
-def command(request, checkpoint, raw):
+def command(request, checkpoint, raw, traced):
     """Each of the two commands that write directories, its input given."""
     return (export, "-i", checkpoint) if request.param == "export" else (build, "-i", raw)
 
@@ -84,7 +93,7 @@ def small_disk(tmp_path):
     if done.returncode:
         pytest.skip("mounting is not allowed here")
     yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def test_a_disk_that_fills_up(refused, command, small_disk):
@@ -112,7 +121,7 @@ SLOW = """
 import sys, time
 import {module} as module
 def slow(*args, **kwargs):
-    time.sleep(60)
+    time.sleep(4)
 module.{function} = slow
 from {package}.__main__ import main
 sys.exit(main(sys.argv[1:]))
@@ -139,16 +148,15 @@ def test_a_run_that_is_cut_short_leaves_the_earlier_output(checkpoint, raw, tmp_
     source = checkpoint if name == "export" else raw
     words = ["-i", str(source), "-o", str(target), "--force"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
-        [sys.executable, "-c", SLOW.format(**STUCK[name]), *words],
-        env=environment,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    wait_for(lambda: any(folder.glob(".target.*.partial")))
-    time.sleep(1)
-    process.send_signal(how)
-    _, err = process.communicate(timeout=120)
+    command = [sys.executable, "-c", SLOW.format(**STUCK[name]), *words]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            wait_for(lambda: any(folder.glob(".target.*.partial")))
+            time.sleep(1)
+            process.send_signal(how)
+            _, err = process.communicate(timeout=120)
+        finally:
+            process.kill()
     assert digest(target) == before
     left = [path.name for path in folder.iterdir() if path != target]
     if how == signal.SIGKILL:

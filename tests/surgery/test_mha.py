@@ -21,8 +21,8 @@ g (float[B,S,32] q, float[B,T,32] k, float[B,T,32] v) => (float[B,S,32] y)
 }
 """
 MISSES = [
-    ("query, key, value)", "query, key, value, hidden)", "no mask"),
-    ("query, key, value)", "query, key, value, given)", "no mask"),
+    ("query, key, value)", "query, key, value, hidden)", "a mask that hides nothing"),
+    ("query, key, value)", "query, key, value, given)", "a mask that hides nothing"),
     ("is_causal = 0", "is_causal = 1", "neither causal nor capped"),
     ("is_causal = 0", "softcap = 3.0", "neither causal nor capped"),
     ("Reshape(k, heads)", "Reshape(k, one)", "2 key heads"),
