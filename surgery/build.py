@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import onnx_ir as ir
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
 from surgery import runner
 from surgery.console import console, progress
@@ -101,6 +102,9 @@ def show(record: runner.Record, words: str = "") -> None:
 
 def write(models: dict[str, ir.Model], folder: Path, facts: Facts) -> Layout:
     """Write everything that a package holds."""
+    if facts.options.strip:
+        for model in models.values():
+            ClearMetadataAndDocStringPass()(model)
     copy_tokenizer(facts, folder)
     dump(genai_config(facts), folder / "genai_config.json")
     dump(processor_config(facts), folder / PROCESSOR)

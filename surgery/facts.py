@@ -35,6 +35,7 @@ class Options:
     block_size: int = 32
     symmetric: bool = True
     head_bits: int = 8
+    strip: bool = False
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from surgery.package.external_data import write_graphs
 from surgery.recipes_generic import GENERIC
 from surgery.selection import known
 from surgery.staging import check_free, staged
+from surgery.upgrade import upgrade
 
 RECORD = "surgery.json"
 """Written beside the graphs: what was done, and that `--force` may replace it."""
@@ -105,14 +106,14 @@ def graphs(source: Path) -> list[Path]:
 
 
 def load(path: Path, spill: Path, weight: int = WEIGHT) -> ir.Model:
-    """Load a graph; weights that lie inside it move to a file, so that passes know them.
+    """Load a graph, upgraded; weights inside it move to a file, so that passes know them.
 
     Args:
         path: an ONNX file.
         spill: folder for the weights found inside.
         weight: bytes from which an initializer of floats is one.
     """
-    model = runner.load(path)
+    model = upgrade(runner.load(path), path.parent)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     inside = [
         value

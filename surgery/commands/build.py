@@ -109,6 +109,7 @@ def add_options(p: argparse.ArgumentParser) -> None:
         default=8,
         help="bits of the head, and of the table tied to it (default: %(default)s)",
     )
+    p.add_argument("--strip", action="store_true", help="leave out module paths and doc strings")
     p.add_argument("--asymmetric", action="store_true", help="a zero point a block")
 
 
@@ -123,6 +124,7 @@ def options(args: argparse.Namespace) -> Options:
         block_size=args.block_size,
         symmetric=not args.asymmetric,
         head_bits=args.head_bits,
+        strip=args.strip,
     )
 
 

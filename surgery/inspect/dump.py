@@ -52,19 +52,21 @@ class Dump:
     Args:
         folder: directory to write, new or an earlier dump.
         weights: what becomes of weights.
-
-    Raises:
-        OutputError: the directory holds something else, or cannot be written.
     """
 
     def __init__(self, folder: Path, weights: Weights = Weights.LINK) -> None:
         self.folder, self.weights = folder, weights
         self.stages: dict[str, list[Stage]] = {}
         self.about: dict[str, Any] = {}
-        claim(folder)
 
     def begin(self, name: str, model: ir.Model, facts: Facts) -> None:
-        """Write a graph as it was exported."""
+        """Write a graph as it was exported.
+
+        Raises:
+            OutputError: the directory holds something else, or cannot be written.
+        """
+        if not self.stages:
+            claim(self.folder)
         self.name, self.facts, self.names = name, facts, view.Names()
         (self.folder / name).mkdir()
         self.store = Store(self.folder / name, self.weights)
@@ -79,6 +81,8 @@ class Dump:
 
     def end(self) -> None:
         """Write what the graphs do not hold."""
+        if not self.stages:
+            return
         graphs = {name: [s.data() for s in stages] for name, stages in self.stages.items()}
         write_run(self.folder, {**self.about, "graphs": graphs})
 

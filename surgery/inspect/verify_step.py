@@ -50,7 +50,7 @@ class Verify:
 
     def __init__(self, repro: Path = Path("build/repro"), limit: int = LIMIT) -> None:
         self.repro, self.limit = repro, limit
-        self.folder = tempfile.TemporaryDirectory(prefix="surgery-")
+        self.folder: tempfile.TemporaryDirectory[str] | None = None
         self.examples: list[Example] = []
         self.pending: list[str] = []
 
@@ -58,6 +58,7 @@ class Verify:
         """Run a graph as it was exported."""
         self.leftover()
         self.name, self.facts = name, facts
+        self.folder = self.folder or tempfile.TemporaryDirectory(prefix="surgery-")
         place = Path(self.folder.name) / name
         place.mkdir()
         self.store = Store(place, Weights.COPY)
@@ -103,7 +104,8 @@ class Verify:
     def end(self) -> None:
         """Remove the graphs that were run."""
         self.leftover()
-        self.folder.cleanup()
+        if self.folder is not None:
+            self.folder.cleanup()
 
     def leftover(self) -> None:
         """Say which passes at the end of a graph no run has covered."""

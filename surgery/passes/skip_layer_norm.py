@@ -8,6 +8,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from surgery.contract import Builder, Matcher, NodePass, replace
+from surgery.passes.reshape import same_shape
 from surgery.scope import place
 
 
@@ -33,7 +34,7 @@ class SkipNorm(NodePass[Skip]):
         assert a is not None and b is not None and total is not None
         if repeats(b, a):
             a, b = b, a
-        fits = a.shape is not None and (a.shape == b.shape or repeats(a, b))
+        fits = same_shape(a, b) or repeats(a, b)
         m.check(fits, "a sum of equal shapes, or of one for every batch row", shapes(a, b))
         m.rank(a, 2, 3)
         axis = node.attributes.get_int("axis", -1)
@@ -63,9 +64,10 @@ def repeats(a: ir.Value, b: ir.Value) -> bool:
     """Whether `b [1, S, H]` or `[S, H]` is added to every batch row of `a [B, S, H]`."""
     if a.shape is None or b.shape is None or len(a.shape) != 3 or a.shape == b.shape:
         return False
-    rows, width = a.shape[1:]
     leading = list(b.shape[:-2])
-    return leading in ([], [1]) and list(b.shape[-2:]) == [rows, width]
+    pairs = list(zip(a.shape[1:], b.shape[-2:], strict=False))
+    known = all(isinstance(d, int) or d.value is not None for pair in pairs for d in pair)
+    return leading in ([], [1]) and len(pairs) == 2 and known and all(x == y for x, y in pairs)
 
 
 def shapes(*values: ir.Value) -> str:

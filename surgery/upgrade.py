@@ -1,0 +1,71 @@
+"""An older graph as a newer exporter would have written it: opset, symbolic shapes."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import onnx_ir as ir
+from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
+from onnxscript.version_converter import convert_version
+
+OPSET = 23
+"""The first with `Attention`, which passes start from."""
+LOG = logging.getLogger(__name__)
+
+
+def upgrade(model: ir.Model, weights: Path) -> ir.Model:
+    """The graph at an opset with `Attention`, with the shapes that can be known.
+
+    Args:
+        model: a graph; it may be changed.
+        weights: folder of its external data.
+    """
+    if model.opset_imports.get("", OPSET) < OPSET:
+        model = newer(model)
+    missing = [v for graph in model.graphs() for n in graph for v in n.outputs if vague(v)]
+    if missing:
+        infer(model, missing)
+    for graph in model.graphs():
+        ir.external_data.set_base_dir(graph, weights)
+    return model
+
+
+def newer(model: ir.Model) -> ir.Model:
+    """The graph at `OPSET`, or as it was where an op has no way there."""
+    converted = model.clone()
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # one line for every graph that takes the slower way
+    try:
+        convert_version(converted, OPSET, fallback=True)
+    except Exception as e:  # the converters raise their own kinds
+        LOG.debug("opset stays: %s", e)
+        return model
+    finally:
+        logging.disable(level)
+    return converted if converted.opset_imports.get("") == OPSET else model
+
+
+def vague(value: ir.Value) -> bool:
+    """Whether a value lacks a shape, or a dimension of it a name."""
+    if value.shape is None:
+        return True
+    return any(isinstance(d, ir.SymbolicDim) and d.value is None for d in value.shape)
+
+
+def infer(model: ir.Model, values: list[ir.Value]) -> None:
+    """Give shapes to values, computed on symbols through the arithmetic on shapes."""
+    try:
+        proto = SymbolicShapeInference.infer_shapes(ir.to_proto(model), auto_merge=False)
+    except Exception as e:  # asserts and raises what it likes
+        LOG.debug("shapes stay unknown: %s", e)
+        return
+    known = {info.name: info for info in (*proto.graph.value_info, *proto.graph.output)}
+    for value in values:
+        info = known.get(value.name or "")
+        if info is None or not info.type.tensor_type.HasField("shape"):
+            continue
+        dims = info.type.tensor_type.shape.dim
+        value.shape = ir.Shape([d.dim_value or d.dim_param or None for d in dims])
+        if value.dtype is None and info.type.tensor_type.elem_type:
+            value.type = ir.TensorType(ir.DataType(info.type.tensor_type.elem_type))
