@@ -18,9 +18,6 @@ from export_min.trace import check_weights, expected_weights, load_config, quiet
 IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
 """How a prompt marks the place of a picture."""
 
-EMBEDDING = "model.language_model.embed_tokens.weight"
-"""The name under which a checkpoint with tied embeddings stores its head."""
-
 
 @dataclass(frozen=True)
 class Answer:
@@ -106,10 +103,10 @@ class Reference:
         return Answer(tokens, logits)
 
     def replace(self, weights: Iterable[tuple[str, np.ndarray]]) -> None:
-        """Compute with other weights, by checkpoint name; a tied head gets one of its own."""
+        """Compute with other weights, by parameter name; a tied head gets one of its own."""
         for name, array in weights:
             weight = torch.from_numpy(array)
-            if name in (EMBEDDING, "lm_head.weight"):
+            if name == "lm_head.weight":
                 self.model.lm_head.weight = torch.nn.Parameter(weight)
             else:
                 self.model.get_parameter(name).data.copy_(weight)

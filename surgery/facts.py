@@ -22,6 +22,9 @@ TABLE = "model.language_model.embed_tokens.weight"
 LONGEST_ASPECT = 200
 """Sides of a picture differ by this factor at most (`smart_resize` in transformers)."""
 
+MANIFEST = ("source", "checkpoint", "weights", "headers", "config")
+"""What a raw export says of itself."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -36,6 +39,11 @@ class Options:
     symmetric: bool = True
     head_bits: int = 8
     strip: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what means nothing."""
+        if self.max_length < 2:
+            raise UserError(f"--max-length {self.max_length}: must hold a prompt and an answer.")
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,9 @@ class Facts:
             ) from e
         except json.JSONDecodeError as e:
             raise PackageError(f"{path}: not valid JSON: {e}.") from e
+        lacking = [key for key in MANIFEST if not isinstance(manifest, dict) or key not in manifest]
+        if lacking:
+            raise PackageError(f"{path}: no {lacking[0]!r}. Run python -m export_min again.")
         return cls(raw, manifest, options)
 
     def check_unchanged(self) -> None:
@@ -213,7 +224,7 @@ class Facts:
         if size is None:
             return None
         unit = patch * int(self.vision["spatial_merge_size"])
-        if size % unit:
+        if size < unit or size % unit:
             raise UserError(f"--image-size {size}: must be a multiple of {unit}.")
         return 1, size // patch, size // patch
 

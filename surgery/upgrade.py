@@ -43,7 +43,12 @@ def newer(model: ir.Model) -> ir.Model:
         return model
     finally:
         logging.disable(level)
-    return converted if converted.opset_imports.get("") == OPSET else model
+    if converted.opset_imports.get("") != OPSET:
+        return model
+    for value in (v for graph in converted.graphs() for n in graph for v in n.outputs):
+        if not value.is_graph_output():
+            value.shape = None  # the converter names every dimension that it does not know
+    return converted
 
 
 def vague(value: ir.Value) -> bool:

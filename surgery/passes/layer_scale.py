@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from surgery.contract import Builder, Matcher, NodePass, replace
-from surgery.weights import RowScaled, Source, set_source, source_of
+from surgery.weights import RowScaled, Source, set_source, source_of, transposed
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Branch:
 class LayerScale(NodePass[Branch]):
     """A learnt scale a channel goes into the projection before it.
 
-    before  (x W^T + b) * scale [H]
+    before  (x W^T + b) * scale [H], the weight in either layout
     after   x (scale W)^T + scale b, scaled when the package is written
     keeps   names of the weights; products are rounded in another order
     not     a projection that something else reads; a scale that is computed
@@ -52,10 +52,13 @@ class LayerScale(NodePass[Branch]):
             source = source_of(weight) if weight.is_initializer() else None
             m.check(source is not None, "a weight of the checkpoint", weight.name)
             assert source is not None
-            m.check(source.parts[0][1][0] == size, f"{size} rows", source.parts[0][1])
             float_ = source.parts[0][0] == ir.DataType.FLOAT
             m.check(float_, "a float32 weight", source.parts[0][0])
-            sources[weight] = RowScaled(source, by)
+            turned = any(use.node.op_type == "MatMul" for use in weight.uses())
+            source = transposed(source) if turned else source
+            m.check(source.parts[0][1][0] == size, f"{size} rows", source.parts[0][1])
+            scaled = RowScaled(source, by)
+            sources[weight] = transposed(scaled) if turned else scaled
         return Branch(sources, out)
 
     def rewrite(self, node: ir.Node, found: Branch, add: Builder) -> None:
@@ -73,7 +76,10 @@ def projection(made: ir.Node, m: Matcher) -> list[ir.Value]:
         m.check(turned == 1 and factors == [1, 1], "x W^T + b", (turned, factors))
         return [v for v in made.inputs[1:] if v is not None]
     if made.op_type == "MatMul":
-        weight = m.producer(made.inputs[1], "Transpose").inputs[0]
+        weight = made.inputs[1]
+        assert weight is not None
+        if not weight.is_initializer():
+            weight = m.producer(weight, "Transpose").inputs[0]
         assert weight is not None
         m.rank(weight, 2)
         return [weight]

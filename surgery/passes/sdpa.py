@@ -20,7 +20,8 @@ class Written:
 
     Attributes:
         query: as it enters the product of scores; `key` and `value` with K heads, N a multiple.
-        key: see `query`.
+        key: see `query`; `[B, T, N, D]` where `moved`.
+        moved: the heads of the keys still have to move to the front.
         value: see `query`.
         mask: bool, or float to be added; None without.
         scale: of the scores.
@@ -30,6 +31,7 @@ class Written:
 
     query: ir.Value
     key: ir.Value
+    moved: bool
     value: ir.Value
     mask: ir.Value | None
     scale: float
@@ -68,22 +70,30 @@ class Sdpa(NodePass[Written]):
         assert query is not None and out.inputs[1] is not None
         factor, query = factored(query)
         other_factor, turned = factored(turned)
-        whole = keys(turned, m), out.inputs[1]
-        key, value = map(repeated, whole)
-        if key.shape is None or value.shape is None or key.shape[1] != value.shape[1]:
+        key, moved = keys(turned, m)
+        whole = key, out.inputs[1]
+        key, value = whole if moved else map(repeated, whole)
+        axis = 2 if moved else 1
+        if key.shape is None or value.shape is None or key.shape[axis] != value.shape[1]:
             key, value = whole  # only one of them was repeated
         m.rank(query, 4)
         m.check(opset >= 23, "opset 23, which has Attention", opset)
         m.check(cap == 0.0 or mask is None or mask.dtype == ir.DataType.BOOL,
                 "a mask of bool beside a cap", mask)  # fmt: skip
-        return Written(query, key, value, mask, scale * factor * other_factor, cap, out.outputs[0])
+        scale *= factor * other_factor
+        return Written(query, key, moved, value, mask, scale, cap, out.outputs[0])
 
     def rewrite(self, node: ir.Node, found: Written, add: Builder) -> None:
         """One node where the product with the values stands."""
         end = found.end.producer()
         assert end is not None
         add.before = end
-        inputs = [found.query, found.key, found.value]
+        key = found.key
+        if found.moved:
+            b, t, n, d = key.shape or (None,) * 4
+            perm = {"perm": [0, 2, 1, 3]}
+            key = add("Transpose", [key], perm, dtype=key.dtype, shape=(b, n, t, d))
+        inputs = [found.query, key, found.value]
         if found.mask is not None:
             inputs.append(found.mask)
         attributes: dict[str, object] = {"scale": found.scale, "is_causal": 0}
@@ -151,13 +161,13 @@ def factored(value: ir.Value | None) -> tuple[float, ir.Value]:
     return 1.0, value
 
 
-def keys(turned: ir.Value, m: Matcher) -> ir.Value:
-    """Keys `[B, N, T, D]` behind `[B, N, D, T]`."""
+def keys(turned: ir.Value, m: Matcher) -> tuple[ir.Value, bool]:
+    """Keys behind `[B, N, D, T]`: `[B, N, T, D]`, or `[B, T, N, D]` where heads move too."""
     node = m.producer(turned, "Transpose")
-    perm = node.attributes.get_ints("perm", ())
-    m.check(list(perm) == [0, 1, 3, 2], "keys turned for the product", perm)
+    perm = list(node.attributes.get_ints("perm", ()))
+    m.check(perm in ([0, 1, 3, 2], [0, 2, 3, 1]), "keys turned for the product", perm)
     assert node.inputs[0] is not None
-    return node.inputs[0]
+    return node.inputs[0], perm == [0, 2, 3, 1]
 
 
 def repeated(value: ir.Value) -> ir.Value:

@@ -15,6 +15,10 @@ from surgery.verify.opened import INT4, Opened
 from surgery.verify.runtime import QUESTION, open_runtime, sample
 
 STEPS = 8
+
+PACKED = {"MatMulNBits": (1, 2, 3), "GatherBlockQuantized": (0, 2, 3)}
+"""Where ops keep codes, scales and zero points."""
+TABLE, HEAD = "model.language_model.embed_tokens.weight", "lm_head.weight"
 TOLERANCE = {"fp32": 1e-5, "fp16": 1e-2, "int4": 5e-2}
 """Of the largest logit. An int4 package is held to PyTorch with the unpacked weights; what is left
 is the rounding of activations to int8 (accuracy level 4)."""
@@ -38,7 +42,7 @@ def check_logits(
 
     reference = Reference(open_checkpoint(checkpoint, cache_dir, revision))
     if package.precision == INT4:
-        reference.replace(unpacked(package.graphs["decoder"]))
+        reference.replace(unpacked(package))
     for count in (0, 1, 2):
         what = f"logits, {count} pictures"
         pictures = sample(runtime.sizing, count)
@@ -64,19 +68,31 @@ def check_logits(
         yield close(what, difference, scale, TOLERANCE[package.precision])
 
 
-def unpacked(model: ir.Model) -> Iterator[tuple[str, np.ndarray]]:
-    """Each quantized weight of a graph: its name, and the float32 matrix that it stands for."""
-    for node in model.graph:
-        if node.op_type != "MatMulNBits":
-            continue
-        arrays = [v.const_value.numpy() if v and v.const_value else None for v in node.inputs[1:4]]
-        packed, scales, zero_points = (*arrays, None)[:3]
-        assert packed is not None and scales is not None
-        attributes = {name: node.attributes[name].as_int() for name in ("bits", "block_size", "K")}
-        form = quant.BlockFormat(
-            attributes["bits"], attributes["block_size"], symmetric=zero_points is None
-        )
-        blocks = quant.Blocks(packed, scales, zero_points, form, attributes["K"])
-        value = node.inputs[1]
-        assert value is not None and value.name is not None
-        yield value.name.removesuffix(".packed"), quant.dequantize(blocks)
+def unpacked(package: Opened) -> Iterator[tuple[str, np.ndarray]]:
+    """Each quantized weight: its name to PyTorch, and the float32 matrix that it stands for."""
+    for part in ("embedding", "decoder"):
+        for node in package.graphs[part].graph:
+            if node.op_type in PACKED:
+                name, weight = unpack(node)
+                # a tied head goes by the name of the table, which may be quantized another way
+                yield (HEAD if part == "decoder" and name == TABLE else name), weight
+
+
+def unpack(node: ir.Node) -> tuple[str, np.ndarray]:
+    """The name of a node's quantized weight, and the matrix that it stands for."""
+    first, *rest = (node.inputs[i] for i in PACKED[node.op_type] if i < len(node.inputs))
+    assert first is not None and first.name is not None
+    packed, scales, zero_points = (*(numbers(value) for value in (first, *rest)), None)[:3]
+    assert packed is not None and scales is not None
+    bits, block = (node.attributes[name].as_int() for name in ("bits", "block_size"))
+    form = quant.BlockFormat(bits, block, symmetric=zero_points is None)
+    codes = packed.reshape(len(packed), -1, form.block_bytes)
+    k = node.attributes["K"].as_int() if "K" in node.attributes else codes.shape[1] * block
+    blocks = quant.Blocks(codes, scales, zero_points, form, k)
+    return first.name.removesuffix(".packed"), quant.dequantize(blocks)
+
+
+def numbers(value: ir.Value | None) -> np.ndarray | None:
+    """The numbers of an initializer."""
+    tensor = value.const_value if value is not None else None
+    return None if tensor is None else tensor.numpy()

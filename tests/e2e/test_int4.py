@@ -12,6 +12,7 @@ from export_min.reference import Reference
 from surgery.package.genai_config import DECODER
 from surgery.runtime import Runtime
 from surgery.verify.logits import unpacked
+from surgery.verify.opened import Opened
 from surgery.verify.runtime import QUESTION, sample
 
 INT8_ACTIVATIONS = 5e-2
@@ -24,7 +25,7 @@ FLOAT_ACTIVATIONS = 1e-5
 def reference(demo):
     """PyTorch with the unpacked weights."""
     made = Reference(open_checkpoint(demo.checkpoint))
-    made.replace(unpacked(ir.load(demo.int4 / DECODER)))
+    made.replace(unpacked(Opened(demo.int4)))
     return made
 
 
@@ -70,8 +71,8 @@ def test_float_products_are_exact(exact, reference, count):
 
 
 def test_quantized_weights_are_near_the_originals(demo):
-    own = dict(demo.reference.model.named_parameters())
-    for name, weight in unpacked(ir.load(demo.int4 / DECODER)):
-        original = own[name].detach().numpy()
+    own = demo.reference.model.state_dict()
+    for name, weight in unpacked(Opened(demo.int4)):
+        original = own[name].numpy()
         assert weight.shape == original.shape
         assert abs(weight - original).mean() < 0.1 * abs(original).max()

@@ -50,7 +50,9 @@ def exported(name: str, cache: Path) -> Export:
 def key(name: str) -> str:
     """A word for everything that an export depends on."""
     parts = [name, version("torch"), version("transformers"), version("onnxscript")]
-    parts += [inspect.getsource(module) for module in (text, vision, attention, sys.modules[__name__])]
+    parts += [
+        inspect.getsource(module) for module in (text, vision, attention, sys.modules[__name__])
+    ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
