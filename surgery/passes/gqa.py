@@ -9,17 +9,7 @@ import onnx_ir as ir
 
 from surgery.contract import Builder, Matcher, NodePass, replace
 from surgery.heads import merged, split
-from surgery.probe import Leaks, Region
-
-
-@dataclass(frozen=True)
-class Mask:
-    """A causal mask, as read off by running it."""
-
-    padding: ir.Value
-    """The graph's attention mask, `[B, T]`."""
-    window: int | None
-    """Positions that a query sees, itself included; None for all before it."""
+from surgery.masks import Mask, read_mask
 
 
 @dataclass(frozen=True)
@@ -81,7 +71,7 @@ class Gqa(NodePass[Grouped]):
         end = merged(node.outputs[0], m)
         m.check(mask is not None, "a mask", "none")
         assert mask is not None
-        known = self.mask(mask, past_key)
+        known = self.mask(mask, past_key, query)
         m.check(not isinstance(known, str), "a causal and padding mask", known)
         assert isinstance(known, Mask)
         return Grouped(
@@ -89,10 +79,10 @@ class Gqa(NodePass[Grouped]):
             *(heads, kv_heads, scale, softcap, end),
         )
 
-    def mask(self, mask: ir.Value, past: ir.Value) -> Mask | str:
+    def mask(self, mask: ir.Value, past: ir.Value, query: ir.Value) -> Mask | str:
         """What a causal mask is made of, or why it is none."""
         if mask not in self.masks:
-            self.masks[mask] = read_mask(mask, past)
+            self.masks[mask] = read_mask(mask, past, query)
         return self.masks[mask]
 
     def apply(self, model: ir.Model) -> int:
@@ -155,71 +145,3 @@ def lengths(mask: ir.Value, add: Builder) -> tuple[ir.Value, ir.Value]:
     total = add("Shape", [mask], {"start": 1, "end": 2}, dtype=ir.DataType.INT64, shape=(1,))
     total = add("Squeeze", [total], dtype=ir.DataType.INT64, shape=())
     return last, add("Cast", [total], to, dtype=ir.DataType.INT32, shape=())
-
-
-def read_mask(mask: ir.Value, past: ir.Value) -> Mask | str:
-    """Run the mask and compare it with (causal, within a window, and padding).
-
-    A window or another distance shows only beyond its length, so one probe reaches past every
-    integer that the region holds; its window is what all probes are compared with.
-    """
-    producer = mask.producer()
-    if producer is None or not isinstance(producer.graph, ir.Graph):
-        return "no node"
-    graph = producer.graph
-    try:
-        region = Region(graph, graph.inputs, mask)
-    except Leaks as e:
-        return f"a mask that reads more than the graph's inputs: {e}"
-    read = {i.name for i in region.session.get_inputs()}
-    candidates = [
-        v for v in graph.inputs if v.name in read and v.dtype == ir.DataType.INT64 and rank(v) == 2
-    ]
-    if len(candidates) != 1:
-        return f"another mask: {len(candidates)} inputs could be the padding"
-    (padding,) = candidates
-    far = max((c for c in region.constants if 0 < c < 1 << 24), default=0) + 2
-    window = None
-    for b, s, p in ((1, 1, far), (2, 3, 2), (1, 4, 0), (2, 3, far)):
-        if p == far and s > 1 and window is None:
-            continue
-        feeds = {v.name or "": example(v, padding, b, s, p, past) for v in graph.inputs}
-        valid = feeds[padding.name or ""].astype(bool)
-        got = region(feeds)
-        if got.dtype != bool or not got.size:
-            return f"another mask, of {got.dtype}"
-        if p == far and s == 1:
-            seen = int(got.sum())
-            window = seen if 0 < seen <= far else None
-        distance = np.arange(p, p + s)[:, None] - np.arange(p + s)[None, :]
-        causal = (distance >= 0) & (distance < (window or p + s))
-        want = causal[None, None] & valid[:, None, None]
-        if not np.array_equal(np.broadcast_to(got, want.shape), want):
-            return f"another mask at batch {b}, sequence {s}, past {p}"
-    return Mask(padding, window)
-
-
-def rank(value: ir.Value) -> int | None:
-    """Rank, where known."""
-    return None if value.shape is None else len(value.shape)
-
-
-def example(
-    value: ir.Value, padding: ir.Value, batch: int, sequence: int, past: int, cache: ir.Value
-) -> np.ndarray:
-    """An array for a graph input; right-padded rows for the attention mask, zeros elsewhere."""
-    assert value.shape is not None and value.dtype is not None and cache.shape is not None
-    sizes = {
-        str(cache.shape[0]): batch,
-        str(cache.shape[2]): past,
-        "total": past + sequence,
-        "sequence": sequence,
-    }
-    if value is padding:
-        sizes[str(value.shape[1])] = past + sequence
-    shape = [d if isinstance(d, int) else sizes.get(str(d), 1) for d in value.shape]
-    array = np.zeros(shape, value.dtype.numpy())
-    if value is padding:
-        array[:] = 1
-        array[0, -1] = sequence == 1
-    return array

@@ -181,9 +181,9 @@ def main() -> None:
     parser.add_argument(
         "--chat-template", type=Path, default=Path("export_min/demo/chat_template.jinja")
     )
-    parser.add_argument("--tower-steps", type=int, default=1000)
-    parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--batch", type=int, default=32, help="rows a step")
+    parser.add_argument("--tower-steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=7000)
+    parser.add_argument("--batch", type=int, default=16, help="rows a step")
     parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()

@@ -1,16 +1,36 @@
-"""Each family's graph is exported once, kept in pytest's cache, and measured once."""
+"""Each family's graph is exported once, kept in pytest's cache, and measured once.
+
+Small graphs are built and run as the tests of single passes do it.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from export import exported
 from measure import Result, measure
 
+PASS_TESTS = Path(__file__).parents[1] / "surgery" / "conftest.py"
+spec = importlib.util.spec_from_file_location("pass_tests", PASS_TESTS)
+assert spec is not None and spec.loader is not None
+pass_tests = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(pass_tests)
+build = pass_tests.build
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--update-table", action="store_true", help="rewrite tests/families/TABLE.md")
+    parser.addoption(
+        "--update-table", action="store_true", help="rewrite tests/families: TABLE.md and golden"
+    )
+
+
+@pytest.fixture
+def runner() -> type:
+    """Runs a graph whose weights lie in files."""
+    return pass_tests.Runner
 
 
 @pytest.fixture(scope="session")
