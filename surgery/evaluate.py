@@ -1,7 +1,8 @@
 """Questions with known answers through a package, and side by side through PyTorch.
 
 An answer is right when it is the expected one word for word, upper and lower case, surrounding
-space and a final full stop aside. Both sides answer greedily. They agree on a question when their
+space and a final full stop aside. Where four numbers are expected, they are a box (left, top,
+right, bottom), and right is a box that overlaps it by half (intersection over union). Both sides answer greedily. They agree on a question when their
 answers are the same token for token, the end token included. The KL divergence is that of the
 package's next-token distribution from PyTorch's, KL(PyTorch || package) in nats, at each token of
 PyTorch's answer (the package follows that answer whatever it would say itself), averaged over all
@@ -11,6 +12,7 @@ tokens of all answers.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,9 @@ from PIL import Image
 from surgery.errors import UserError
 from surgery.pictures import open_picture
 from surgery.runtime import GREEDY, Prompt, Runtime
+
+OVERLAP = 0.5
+"""Overlap from which a box counts as found."""
 
 ALL = "all"
 """The line of a summary that counts every kind."""
@@ -181,7 +186,28 @@ def log_softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
 
 def right(answer: str, expected: str) -> bool:
     """Whether an answer is the expected one, as the module says."""
-    return plain(answer) == plain(expected)
+    if plain(answer) == plain(expected):
+        return True
+    found, wanted = box(answer), box(expected)
+    return found is not None and wanted is not None and overlap(found, wanted) >= OVERLAP
+
+
+def box(text: str) -> tuple[float, ...] | None:
+    """Left, top, right, bottom, where a text is four numbers, brackets and commas aside."""
+    words = re.sub(r"[\[\](),]", " ", text).split()
+    try:
+        sides = tuple(float(word) for word in words)
+    except ValueError:
+        return None
+    return sides if len(sides) == 4 else None
+
+
+def overlap(a: Sequence[float], b: Sequence[float]) -> float:
+    """Intersection over union of two boxes."""
+    width, height = (max(0.0, min(a[i + 2], b[i + 2]) - max(a[i], b[i])) for i in (0, 1))
+    areas = [max(0.0, r - x) * max(0.0, d - y) for x, y, r, d in (a, b)]
+    union = sum(areas) - width * height
+    return width * height / union if union > 0 else 0.0
 
 
 def plain(text: str) -> str:

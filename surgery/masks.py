@@ -55,7 +55,7 @@ def read_mask(mask: ir.Value, past: ir.Value, query: ir.Value) -> Mask | str:
         if p == far and s > 1 and window is None:
             continue
         sizes = named_sizes(past, query, padding, b, s, p)
-        feeds = {v.name or "": example(v, v is padding, sizes, s) for v in region.inputs}
+        feeds = {v.name or "": example(v, v is padding, sizes, s) for v in graph.inputs}
         valid = feeds[padding.name or ""].astype(bool)
         try:
             got = region(feeds)

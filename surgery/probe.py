@@ -39,8 +39,9 @@ class Region:
         for value in list(part.inputs):
             if not value.uses() and value is not part.outputs[0]:
                 part.inputs.remove(value)
-        self.inputs = list(part.inputs)
-        """What the region reads."""
+        read = {value.name for value in part.inputs}
+        self.inputs = [value for value in inputs if value.name in read]
+        """Those of the inputs that the region reads."""
         self.numbers = any(use.node.op_type != "Shape" for v in part.inputs for use in v.uses())
         """Whether it reads more of its inputs than their shapes."""
         made = (node.outputs[0] for node in part if node.op_type == "Constant")

@@ -6,7 +6,6 @@ import logging
 from pathlib import Path
 
 import onnx_ir as ir
-from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 from onnxscript.version_converter import convert_version
 
 OPSET = 23
@@ -60,6 +59,9 @@ def vague(value: ir.Value) -> bool:
 
 def infer(model: ir.Model, values: list[ir.Value]) -> None:
     """Give shapes to values, computed on symbols through the arithmetic on shapes."""
+    # onnxruntime.tools imports torch where it is installed, which takes seconds
+    from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
+
     try:
         proto = SymbolicShapeInference.infer_shapes(ir.to_proto(model), auto_merge=False)
     except Exception as e:  # asserts and raises what it likes

@@ -110,17 +110,12 @@ def reply(
     """What the model says, decoded greedily by Hugging Face's own loop."""
     ids, _ = packer.prefix(pictures)
     ids += packer.encode(batches.ASK.format(question=question))
-    input_ids = torch.tensor([ids])
-    pixels, grids = batches.pixel_values([Row(pictures, [], [])])
-    output = model.generate(
-        input_ids=input_ids,
-        attention_mask=torch.ones_like(input_ids),
-        mm_token_type_ids=(input_ids == packer.image).int(),
-        pixel_values=pixels,
-        image_grid_thw=grids,
-        max_new_tokens=64,
-        do_sample=False,
-    )
+    inputs = {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids))}
+    if pictures:
+        pixels, grids = batches.pixel_values([Row(pictures, [], [])])
+        kinds = (inputs["input_ids"] == packer.image).int()
+        inputs |= {"pixel_values": pixels, "image_grid_thw": grids, "mm_token_type_ids": kinds}
+    output = model.generate(**inputs, max_new_tokens=64, do_sample=False)
     return packer.tokenizer.decode(output[0, len(ids) :].tolist())
 
 

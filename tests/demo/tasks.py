@@ -6,7 +6,7 @@ Kinds of question, by scene:
     one shape    color, shape, yesno                      worded as easy-VQA words them
     many shapes  lookup, position, place, box, count, relation
     a number     read, digits, ink
-    two scenes   compare
+    two scenes   compare, samecolor
 """
 
 from dataclasses import dataclass, field
@@ -200,7 +200,7 @@ def is_held_out(number: str) -> bool:
 def number_scene(rng: Random, size: tuple[int, int], held_out: bool = False) -> Scene:
     """A number of one to three digits in dark ink, its corner on a grid of 16 pixels."""
     while True:
-        number = str(rng.randint(0, 10 ** rng.randint(1, 3) - 1))
+        number = str(rng.randint(0, 10 ** rng.randint(2 if held_out else 1, 3) - 1))
         if is_held_out(number) == held_out:
             break
     ink = rng.choice(("black", "blue", "red", "brown", "teal"))
@@ -330,13 +330,13 @@ def ask_number(rng: Random, scene: Scene) -> Question:
 def ask_two(rng: Random, first: Scene, second: Scene) -> Question:
     """A question that needs both pictures, or the right one of them."""
     a, b = first.shapes[0], second.shapes[0]
-    choice = rng.choice((0, 1, 1, 1, 2, 3, 4))  # the same color takes longest to learn
+    choice = rng.randrange(5)
     if choice == 0:
         text, answer = "do both images show the same shape?", a.kind == b.kind
         return Question("compare", text, "yes" if answer else "no")
     if choice == 1:
         text, answer = "do both images show the same color?", a.color == b.color
-        return Question("compare", text, "yes" if answer else "no")
+        return Question("samecolor", text, "yes" if answer else "no")
     word, shape = rng.choice((("first", a), ("second", b)))
     if choice == 2 and a.kind != b.kind:
         return Question("compare", f"which image contains the {shape.kind}?", word)

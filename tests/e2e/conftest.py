@@ -54,7 +54,7 @@ class Case:
         """The fp32 package with an end token that never comes."""
         config = json.loads((self.fp32 / "genai_config.json").read_text())
         never = config["model"]["vocab_size"] - 1
-        return Runtime(self.fp32, {"model": {"eos_token_id": [never]}})
+        return Runtime(self.fp32, {"model": {"eos_token_id": never}})
 
     @cached_property
     def reference(self) -> Reference:

@@ -77,6 +77,22 @@ def test_case_space_and_full_stop_do_not_count(said):
     assert not right(said, "blue")
 
 
+@pytest.mark.parametrize(
+    ("said", "correct"),
+    [
+        ("10 10 30 30", True),
+        ("[10, 10, 30, 29]", True),
+        ("12 10 30 30", True),
+        ("30 30 50 50", False),
+        ("10 10 30", False),
+        ("30 30 10 10", False),
+        ("a box", False),
+    ],
+)
+def test_a_box_is_right_when_it_overlaps_by_half(said, correct):
+    assert right(said, "10 10 30 30") is correct
+
+
 def test_a_summary_weighs_tokens_and_counts_kinds():
     def verdict(kind, said, kl):
         return Verdict(Question((), "?", "red", kind), said, "red", said == "red", kl)

@@ -24,14 +24,12 @@ def test_golden(build, request, name):
         counts.append(f"{work.name} {work.count}")
     found = f"== before\n{before}\n== after {', '.join(counts)}\n{view.text(model)}"
     file = GOLDEN / f"{name}.txt"
-    if request.config.getoption("--update-golden", False):
+    if request.config.getoption("--update-table", False):
         GOLDEN.mkdir(exist_ok=True)
         file.write_text(found, encoding="utf-8")
     kept = file.read_text(encoding="utf-8") if file.is_file() else ""
     difference = view.diff(kept, found, (file.name, "now"))
-    assert not difference, (
-        f"\n{difference}\nIf this is meant: pytest tests/families --update-golden"
-    )
+    assert not difference, f"\n{difference}\nIf meant: pytest tests/families --update-table"
 
 
 @pytest.mark.parametrize("name", SHAPES)

@@ -44,7 +44,7 @@ def make(folder: Path) -> None:
     checkpoint = folder / "checkpoint"
     checkpoint.mkdir(parents=True)
     for file in DEMO.iterdir():
-        if file.suffix != ".safetensors":
+        if file.is_file() and file.suffix != ".safetensors":
             shutil.copyfile(file, checkpoint / file.name)
     config = json.loads((DEMO / "config.json").read_text(encoding="utf-8"))
     config["text_config"] |= TEXT
