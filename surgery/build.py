@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -60,7 +61,17 @@ def build(
         layout = write({FILES[name]: model for name, model in models.items()}, stage, facts)
     total = sum(layout.sizes.values())
     console.print(f"wrote {output}: {total / 1e6:,.1f} MB of weights in {len(layout.sizes)} files")
+    console.print(f"ask it: {question(output, facts)}", soft_wrap=True, markup=False)
     return output
+
+
+def question(output: Path, facts: Facts) -> str:
+    """The command that asks a package about a picture; the demo checkpoint brings its own."""
+    picture, about = "PICTURE", "What is in this picture?"
+    if facts.manifest["source"] == "demo":
+        picture = os.path.relpath(facts.checkpoint / "images" / "shapes.png")
+        about = "where is the green rectangle?"
+    return f'python -m surgery chat {output} --image {picture} "{about}"'
 
 
 def operate(
