@@ -12,6 +12,7 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
 from surgery import runner
 from surgery.console import console, progress
+from surgery.errors import OutputError
 from surgery.facts import Facts, Options
 from surgery.package.card import model_card
 from surgery.package.external_data import Layout, write_graphs
@@ -53,6 +54,8 @@ def build(
     options = options or Options()
     provider = options.execution_provider
     output = Path(output or f"build/{provider}-{options.text_precision}")
+    if output.resolve() == Path(raw).resolve():
+        raise OutputError(f"{output}: is the raw export itself. Choose another output.")
     check_free(output, force)
     facts = Facts.load(Path(raw), options)
     facts.check_unchanged()

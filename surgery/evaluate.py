@@ -2,11 +2,11 @@
 
 An answer is right when it is the expected one word for word, upper and lower case, surrounding
 space and a final full stop aside. Where four numbers are expected, they are a box (left, top,
-right, bottom), and right is a box that overlaps it by half (intersection over union). Both sides answer greedily. They agree on a question when their
-answers are the same token for token, the end token included. The KL divergence is that of the
-package's next-token distribution from PyTorch's, KL(PyTorch || package) in nats, at each token of
-PyTorch's answer (the package follows that answer whatever it would say itself), averaged over all
-tokens of all answers.
+right, bottom), and right is a box that overlaps it by half (intersection over union). Both sides
+answer greedily. They agree on a question when their answers are the same token for token, the
+end token included. The KL divergence is that of the package's next-token distribution from
+PyTorch's, KL(PyTorch || package) in nats, at each token of PyTorch's answer (the package follows
+that answer whatever it would say itself), averaged over all tokens of all answers.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Measure a package's answers on a set of questions, side by side with PyTorch if asked.
 
 An answer is right when it is the expected one word for word (case, surrounding space and a final
-full stop aside), or the expected box by half. agreement: share of questions on which package and PyTorch say the same, token
-for token. KL: mean KL(PyTorch || package) of the next token along PyTorch's answers, in nats.
+full stop aside); a box, when it overlaps the expected one by half. agreement: share of questions
+on which package and PyTorch say the same, token for token. KL: mean KL(PyTorch || package) of the
+next token along PyTorch's answers, in nats.
 """
 
 from __future__ import annotations

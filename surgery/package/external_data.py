@@ -147,8 +147,11 @@ def write_data(
     """Write every job's pieces, a few in flight."""
     total = sum(layout.sizes.values())
     done = 0
-    files = {name: open_sized(folder / name, size) for name, size in layout.sizes.items()}
+    files: dict[str, int] = {}
     try:
+        for name, size in layout.sizes.items():
+            files[name] = open_file(folder / name)
+            reserve(files[name], size)
         with ThreadPoolExecutor(threads) as pool:
             running: set[Future[int]] = set()
             for work in tasks(layout, files):
@@ -165,15 +168,18 @@ def write_data(
             os.close(descriptor)
 
 
-def open_sized(path: Path, size: int) -> int:
-    """A file of a given size, space reserved, so that a full disk shows before the work."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0))
-    os.chmod(path, 0o644)
+def open_file(path: Path) -> int:
+    """A new file to write at any place."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
+    return os.open(path, flags, 0o644)
+
+
+def reserve(descriptor: int, size: int) -> None:
+    """Give a file its size and its space, so that a full disk shows before the work."""
     if hasattr(os, "posix_fallocate") and size:
         os.posix_fallocate(descriptor, 0, size)
     else:
         os.ftruncate(descriptor, size)
-    return descriptor
 
 
 def tasks(layout: Layout, files: Mapping[str, int]) -> Iterator[Callable[[], int]]:

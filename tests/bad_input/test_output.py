@@ -189,3 +189,10 @@ def fails_and_cleans(folder, target):
     with pytest.raises(RuntimeError), staged(target, force=True):
         raise RuntimeError
     assert list(folder.iterdir()) == [target]
+
+
+def test_build_over_its_own_input(refused, raw):
+    """--force replaces an earlier output of ours, never the input of the same run."""
+    before = digest(raw)
+    assert "is the raw export itself" in refused(build, "-i", raw, "-o", raw, "--force")
+    assert digest(raw) == before

@@ -1,0 +1,151 @@
+"""`python -m surgery apply`: graphs that nobody here exported."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+from surgery.__main__ import main
+
+OLD = """<ir_version: 7, opset_import: ["": 14]>
+g (float[batch,sequence,64] x, float[64] w_norm, float[64] w_bias, float[64,64] w_q,
+   float[64,64] w_k, float[64,64] w_v, float[64,64] w_out, float[64,64] w_up)
+=> (float[batch,sequence,64] y)
+<float two = {2}, float eps = {0.00001}, int64 nil = {0}, int64 first = {1}, int64[1] front = {0},
+ int64[1] heads = {4}, int64[1] wide = {16}, int64[1] all = {64}, float root = {0.5},
+ float bend = {1.4142135}, float one = {1}, float half = {0.5}> {
+  mean = ReduceMean<axes = [-1]>(x)
+  d = Sub(x, mean)
+  squares = Pow(d, two)
+  variance = ReduceMean<axes = [-1]>(squares)
+  shifted = Add(variance, eps)
+  deviation = Sqrt(shifted)
+  normed = Div(d, deviation)
+  scaled = Mul(normed, w_norm)
+  h = Add(scaled, w_bias)
+  sizes = Shape(h)
+  b0 = Gather<axis = 0>(sizes, nil)
+  s0 = Gather<axis = 0>(sizes, first)
+  b1 = Unsqueeze(b0, front)
+  s1 = Unsqueeze(s0, front)
+  split = Concat<axis = 0>(b1, s1, heads, wide)
+  merged = Concat<axis = 0>(b1, s1, all)
+  q0 = MatMul(h, w_q)
+  k0 = MatMul(h, w_k)
+  v0 = MatMul(h, w_v)
+  q1 = Reshape(q0, split)
+  k1 = Reshape(k0, split)
+  v1 = Reshape(v0, split)
+  q = Transpose<perm = [0, 2, 1, 3]>(q1)
+  k = Transpose<perm = [0, 2, 3, 1]>(k1)
+  v = Transpose<perm = [0, 2, 1, 3]>(v1)
+  qr = Mul(q, root)
+  kr = Mul(k, root)
+  scores = MatMul(qr, kr)
+  weights = Softmax<axis = -1>(scores)
+  mixed = MatMul(weights, v)
+  back = Transpose<perm = [0, 2, 1, 3]>(mixed)
+  flat = Reshape(back, merged)
+  out = MatMul(flat, w_out)
+  sum = Add(x, out)
+  up = MatMul(sum, w_up)
+  e0 = Div(up, bend)
+  e1 = Erf(e0)
+  e2 = Add(e1, one)
+  e3 = Mul(up, e2)
+  act = Mul(e3, half)
+  y = Add(sum, act)
+}"""
+"""One layer as exporters wrote it years ago; without shapes of anything inside."""
+FIRED = {"static_reshape": 4, "layer_norm": 1, "sdpa": 1, "mha": 1, "gelu": 1}
+
+
+@pytest.fixture
+def graph(tmp_path):
+    """An .onnx file with its weights inside."""
+    model = onnx.parser.parse_model(OLD)
+    rng = np.random.default_rng(3)
+    for value in [v for v in model.graph.input if v.name.startswith("w_")]:
+        shape = [d.dim_value for d in value.type.tensor_type.shape.dim]
+        array = (0.2 * rng.standard_normal(shape) + 0.1).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, value.name))
+        model.graph.input.remove(value)
+    path = tmp_path / "layer.onnx"
+    onnx.save(model, path)
+    return path
+
+
+def run(path, feeds):
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    return ort.InferenceSession(path, options, ["CPUExecutionProvider"]).run(None, feeds)[0]
+
+
+@pytest.mark.parametrize("words", [["apply"], ["--recipe", "vision"], ["--recipe=any"]])
+def test_old_graph(graph, tmp_path, words):
+    """Old opset, no shapes, weights inside: every pass acts, the numbers stay."""
+    out = tmp_path / "out"
+    assert main([*words, "-i", str(graph), "-o", str(out)]) == 0
+    record = json.loads((out / "surgery.json").read_text(encoding="utf-8"))
+    counts = {entry["pass"]: entry["sites"] for entry in record["graphs"]["layer.onnx"]}
+    assert {name: counts[name] for name in FIRED} == FIRED
+    rng = np.random.default_rng(0)
+    for shape in ((1, 1), (3, 5), (2, 17)):
+        feeds = {"x": rng.standard_normal((*shape, 64)).astype(np.float32)}
+        want, got = run(graph, feeds), run(out / "layer.onnx", feeds)
+        np.testing.assert_allclose(got, want, rtol=2e-5, atol=1e-5)
+
+
+def test_folder(graph, tmp_path):
+    """Every graph of a folder; 4 bits for all that multiplies with a weight."""
+    (tmp_path / "many").mkdir()
+    for name in ("a.onnx", "b.onnx"):
+        (tmp_path / "many" / name).write_bytes(graph.read_bytes())
+    out = tmp_path / "out"
+    assert main(["apply", "-i", str(tmp_path / "many"), "-o", str(out), "-t", "int4"]) == 0
+    feeds = {"x": np.random.default_rng(0).standard_normal((1, 5, 64)).astype(np.float32)}
+    want = run(graph, feeds)
+    for name in ("a.onnx", "b.onnx"):
+        ops = [node.op_type for node in onnx.load(out / name, load_external_data=False).graph.node]
+        assert ops.count("MatMulNBits") == 5
+        error = np.abs(run(out / name, feeds) - want).max() / np.abs(want).max()
+        assert 1e-4 < error < 0.2
+
+
+def test_again(graph, tmp_path):
+    """An output is replaced with --force, and taken as an input finds nothing left to do."""
+    out, again = tmp_path / "out", tmp_path / "again"
+    assert main(["apply", "-i", str(graph), "-o", str(out)]) == 0
+    assert main(["apply", "-i", str(graph), "-o", str(out), "--force"]) == 0
+    assert main(["apply", "-i", str(out), "-o", str(again)]) == 0
+    record = json.loads((again / "surgery.json").read_text(encoding="utf-8"))
+    counts = {entry["pass"]: entry["sites"] for entry in record["graphs"]["layer.onnx"]}
+    assert not any(counts[name] for name in FIRED)
+
+
+BAD = {
+    "no file": (["-i", "missing.onnx"], "missing.onnx: no such file"),
+    "no graph": (["-i", "text.onnx"], "text.onnx: no ONNX graph"),
+    "empty folder": (["-i", "empty"], "empty: no .onnx file in this folder"),
+    "recipe": (["-i", "layer.onnx", "--recipe", "decodr"], "did you mean decoder?"),
+    "occupied": (["-i", "layer.onnx", "-o", "full"], "full: not empty"),
+}
+
+
+@pytest.mark.parametrize(("words", "message"), BAD.values(), ids=BAD)
+def test_bad_input(graph, tmp_path, monkeypatch, capsys, words, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.onnx").write_text("no graph")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "kept.txt").write_text("mine")
+    words = words if "-o" in words else [*words, "-o", "out"]
+    assert main(["apply", *words]) != 0
+    printed = capsys.readouterr()
+    assert message in " ".join((printed.err + printed.out).split())
+    assert (tmp_path / "full" / "kept.txt").read_text() == "mine"
+    assert not (tmp_path / "out").exists()
