@@ -122,14 +122,12 @@ def write(models: dict[str, ir.Model], folder: Path, facts: Facts) -> Layout:
     copy_tokenizer(facts, folder)
     dump(genai_config(facts), folder / "genai_config.json")
     dump(processor_config(facts), folder / PROCESSOR)
-    with progress() as bar:
-        task = bar.add_task("weights (MB)", total=None)
+    with progress(in_bytes=True) as bar:
+        task = bar.add_task("weights", total=None)
         layout = write_graphs(
             models,
             folder,
-            report=lambda done, total: bar.update(
-                task, completed=done // 1_000_000, total=total // 1_000_000
-            ),
+            report=lambda done, total: bar.update(task, completed=done, total=total),
         )
     (folder / "README.md").write_text(model_card(facts, layout), encoding="utf-8")
     return layout

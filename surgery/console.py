@@ -5,11 +5,19 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 from surgery.errors import UserError
 
@@ -17,17 +25,22 @@ console = Console(stderr=True, highlight=False)
 """Progress and messages; results go to stdout."""
 
 
-def progress(**options: Any) -> Progress:
-    """A progress display: live on a terminal, silent in a log."""
+def progress(in_bytes: bool = False) -> Progress:
+    """A progress display with rate and time left: live on a terminal, silent in a log.
+
+    Args:
+        in_bytes: steps are bytes, shown as sizes with a speed.
+    """
+    amount = (DownloadColumn(), TransferSpeedColumn()) if in_bytes else (MofNCompleteColumn(),)
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        *amount,
         TimeElapsedColumn(),
+        TimeRemainingColumn(),
         console=console,
         disable=not console.is_terminal,
         transient=True,
-        **options,
     )
 
 

@@ -32,7 +32,7 @@ def noise(sizes: list[tuple[int, int]]) -> list[Image.Image]:
 
 @pytest.mark.parametrize("kind", SIZES)
 def test_tokens_and_logits_are_pytorchs(case, own, kind):
-    steps = 64 if case.name == "demo" else 16
+    steps = 64
     pictures, reference, runtime = noise(SIZES[kind]), case.reference, case.endless
     inputs = reference.inputs(reference.chat(QUESTION, len(pictures)), pictures)
     prompt = own(runtime, runtime.ask(QUESTION, len(pictures)), pictures)
