@@ -157,7 +157,8 @@ def test_a_run_that_is_cut_short_leaves_the_earlier_output(checkpoint, raw, tmp_
     words = ["-i", str(source), "-o", str(target), "--force"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", SLOW.format(**STUCK[name]), *words]
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+    pipes = {"stderr": subprocess.PIPE, "text": True, "preexec_fn": heed_ctrl_c}
+    with subprocess.Popen(command, env=environment, **pipes) as process:
         try:
             wait_for(lambda: any(folder.glob(".target.*.partial")))
             time.sleep(1)
@@ -173,6 +174,11 @@ def test_a_run_that_is_cut_short_leaves_the_earlier_output(checkpoint, raw, tmp_
     else:
         assert process.returncode == 130 and not left
         assert "interrupted; nothing was written" in err and "Traceback" not in err
+
+
+def heed_ctrl_c():
+    """A shell's background job ignores SIGINT, and what it starts inherits that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for(condition, seconds=120):
