@@ -13,6 +13,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from export_min import families
 from export_min.checkpoint import Checkpoint, CheckpointError, open_checkpoint
 from surgery.console import console, progress
 from surgery.staging import check_free, staged
@@ -66,19 +67,19 @@ def export(
 
 def trace_all(source: Checkpoint) -> Any:
     """Yield each graph's name and model, its initializers pointing into the checkpoint."""
-    from export_min import graphs, trace, unroll  # torch takes seconds to import
+    from export_min import trace, unroll  # torch takes seconds to import
 
-    config = trace.load_config(source)
-    trace.check_weights(source, trace.expected_weights(config))
-    short = unroll.shorten(config)
-    model = trace.meta_model(short)
-    orders = unroll.orders(config)
-    traced = {"vision": short.vision_config.depth, "decoder": short.text_config.num_hidden_layers}
-    for spec in graphs.specs(short):
+    family = families.load(source.model_type)
+    config = trace.load_config(source, family)
+    weights = trace.checked_weights(source, family, config)
+    short = family.shorten(config)
+    model = trace.meta_model(family, short)
+    stacks = family.stacks(config)
+    for spec in family.specs(short):
         graph = trace.trace(spec, model)
-        if spec.name in orders:
-            unroll.unroll(graph, *orders[spec.name], traced[spec.name])
-        trace.attach(graph, source.weights, config.tie_word_embeddings)
+        if spec.name in stacks:
+            unroll.unroll(graph, stacks[spec.name])
+        trace.attach(graph, weights, config.tie_word_embeddings)
         yield spec.name, graph
 
 

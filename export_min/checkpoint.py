@@ -20,13 +20,11 @@ import huggingface_hub.errors
 import onnx_ir as ir
 import safetensors
 
+from export_min.families import FAMILIES
 from surgery.errors import UserError
 
 DEMO = Path(__file__).parent / "demo"
 """The embedded demo checkpoint: the real architecture, small."""
-
-ARCHITECTURE = "Qwen3VLForConditionalGeneration"
-MODEL_TYPE = "qwen3_vl"
 
 DTYPES = {"F32": ir.DataType.FLOAT, "F16": ir.DataType.FLOAT16, "BF16": ir.DataType.BFLOAT16}
 
@@ -85,17 +83,18 @@ class Checkpoint:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """config.json as written; a Qwen3-VL one, or `CheckpointError`."""
+        """config.json as written; one of a family that can be exported, or `CheckpointError`."""
         config = read_json(self.path / "config.json")
         found = config.get("model_type")
-        if found != MODEL_TYPE:
-            raise CheckpointError(
-                f"{self.source}: model_type is {found!r}, needs {MODEL_TYPE!r} ({ARCHITECTURE})."
-            )
-        for part in ("text_config", "vision_config"):
-            if not isinstance(config.get(part), dict):
-                raise CheckpointError(f"{self.source}: config.json has no {part!r} object.")
+        if found not in FAMILIES:
+            known = ", ".join(f"{kind!r} ({name})" for kind, name in FAMILIES.items())
+            raise CheckpointError(f"{self.source}: model_type is {found!r}, needs {known}.")
         return config
+
+    @property
+    def model_type(self) -> str:
+        """The family, one of `FAMILIES`."""
+        return str(self.config["model_type"])
 
     @cached_property
     def shards(self) -> tuple[Path, ...]:

@@ -1,4 +1,4 @@
-"""Qwen3-VL in PyTorch, float32, as the reference that every package is compared with."""
+"""A checkpoint in PyTorch, float32, as the reference that every package is compared with."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from transformers import AutoTokenizer, GenerationConfig, Qwen3VLForConditionalGeneration
+from transformers import AutoTokenizer, GenerationConfig
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from export_min import families
 from export_min.checkpoint import Checkpoint
-from export_min.trace import check_weights, expected_weights, load_config, quiet
+from export_min.trace import checked_weights, load_config, quiet
 
 IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
 """How a prompt marks the place of a picture."""
@@ -38,11 +39,10 @@ class Reference:
             CheckpointError: it cannot be used; transformers would fill in a missing weight.
         """
         checkpoint.check_tokenizer()
-        check_weights(checkpoint, expected_weights(load_config(checkpoint)))
+        family = families.load(checkpoint.model_type)
+        checked_weights(checkpoint, family, load_config(checkpoint, family))
         with quiet():
-            self.model = Qwen3VLForConditionalGeneration.from_pretrained(
-                checkpoint.path, dtype=torch.float32
-            ).eval()
+            self.model = family.model.from_pretrained(checkpoint.path, dtype=torch.float32).eval()
             self.tokenizer = AutoTokenizer.from_pretrained(checkpoint.path)
             self.images = Qwen2VLImageProcessorPil.from_pretrained(checkpoint.path)
         self.config = self.model.config

@@ -10,18 +10,20 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import itertools
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 import torch
-from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 from transformers.utils import logging as hf_logging
 
 from export_min import attention
 from export_min.checkpoint import Checkpoint, CheckpointError, Weight
+from export_min.families import Family
 from export_min.graphs import Spec
 
 OPSET = 23
@@ -35,14 +37,18 @@ FOREIGN = ("pkg.torch.onnx.stack_trace", "pkg.torch.onnx.fx_node")
 """Node metadata with paths of the exporting machine, or of no use after the trace."""
 
 
-def load_config(checkpoint: Checkpoint) -> Qwen3VLConfig:
+def load_config(checkpoint: Checkpoint, family: Family) -> Any:
     """The checkpoint's configuration as transformers reads it, in float32.
 
     Raises:
         CheckpointError: transformers rejects the configuration, or a graph cannot hold it.
     """
+    for part in family.parts:
+        if not isinstance(checkpoint.config.get(part), dict):
+            raise CheckpointError(f"{checkpoint.source}: config.json has no {part!r} object.")
+    given = copy.deepcopy(checkpoint.config)  # transformers edits its input
     try:
-        config = Qwen3VLConfig.from_dict(copy.deepcopy(checkpoint.config))  # it edits its input
+        config = family.model.config_class.from_dict(given)
     except Exception as e:  # transformers raises whatever its field validators raise
         message = " ".join(str(e).split())
         raise CheckpointError(f"{checkpoint.source}: config.json: {message}") from e
@@ -52,18 +58,16 @@ def load_config(checkpoint: Checkpoint) -> Qwen3VLConfig:
             f"{checkpoint.source}: rope_type is {kind!r}, whose frequencies change with the length "
             f"of the prompt; needs one of {', '.join(STATIC_ROPE)}."
         )
-    if not config.vision_config.deepstack_visual_indexes:
-        raise CheckpointError(f"{checkpoint.source}: config.json names no DeepStack level.")
-    faults = [text for holds, text in rules(config) if not holds]
-    if faults:
-        raise CheckpointError(f"{checkpoint.source}: config.json: {faults[0]}.")
+    for holds, fault in itertools.chain(rules(config), family.rules(config)):
+        if not holds:
+            raise CheckpointError(f"{checkpoint.source}: config.json: {fault}.")
     for part in (config, config.text_config, config.vision_config):
         part.dtype = torch.float32
     return config
 
 
-def rules(config: Qwen3VLConfig) -> Iterator[tuple[bool, str]]:
-    """What has to hold of a configuration, and what to say where it does not."""
+def rules(config: Any) -> Iterator[tuple[bool, str]]:
+    """What has to hold of every family's configuration, and what to say where it does not."""
     text, vision = config.text_config, config.vision_config
     sizes = {
         "text_config": ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"),
@@ -83,35 +87,23 @@ def rules(config: Qwen3VLConfig) -> Iterator[tuple[bool, str]]:
         f"vision_config.hidden_size {vision.hidden_size} is no multiple of num_heads "
         f"{vision.num_heads}",
     )
-    yield (
-        vision.out_hidden_size == text.hidden_size,
-        f"vision_config.out_hidden_size is {vision.out_hidden_size}, text_config.hidden_size "
-        f"{text.hidden_size}",
-    )
-    levels = list(vision.deepstack_visual_indexes)
-    yield (
-        bool(levels)
-        and levels == sorted(set(levels))
-        and 0 <= levels[0] <= levels[-1] < vision.depth,
-        f"deepstack_visual_indexes {levels} are not rising indexes of {vision.depth} blocks",
-    )
 
 
-def meta_model(config: Qwen3VLConfig) -> Qwen3VLForConditionalGeneration:
+def meta_model(family: Family, config: Any) -> Any:
     """The Hugging Face model on the meta device, its rotary frequencies real.
 
     Those are computed from the configuration, not stored in a checkpoint, so they have to be
     built where numbers exist.
     """
     with torch.device("meta"):
-        model = Qwen3VLForConditionalGeneration(config).eval()
+        model = family.model(config).eval()
     for module in model.modules():
         if hasattr(module, "inv_freq"):
             module.inv_freq = type(module)(module.config).inv_freq
     return model
 
 
-def expected_weights(config: Qwen3VLConfig) -> dict[str, tuple[int, ...]]:
+def expected_weights(family: Family, config: Any) -> dict[str, tuple[int, ...]]:
     """Name and shape of every weight that a checkpoint of this configuration holds.
 
     Raises:
@@ -119,7 +111,7 @@ def expected_weights(config: Qwen3VLConfig) -> dict[str, tuple[int, ...]]:
     """
     try:
         with quiet():
-            model = meta_model(config)
+            model = meta_model(family, config)
     except Exception as e:  # whatever a module's constructor raises for a value it does not know
         message = " ".join(str(e).split())
         raise CheckpointError(f"config.json: no model can be built: {message}.") from e
@@ -129,12 +121,16 @@ def expected_weights(config: Qwen3VLConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def check_weights(checkpoint: Checkpoint, expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise `CheckpointError` unless names and shapes agree with the configuration.
+def checked_weights(checkpoint: Checkpoint, family: Family, config: Any) -> dict[str, Weight]:
+    """The checkpoint's weights by state-dict name, all there and of the right shape.
 
     A tied checkpoint may hold its head all the same; transformers ignores it, so it is allowed.
+
+    Raises:
+        CheckpointError: names or shapes disagree with the configuration.
     """
-    found = checkpoint.weights
+    expected = expected_weights(family, config)
+    found = {family.rename(name): weight for name, weight in checkpoint.weights.items()}
     missing = sorted(expected.keys() - found.keys())
     extra = sorted(found.keys() - expected.keys() - {"lm_head.weight"})
     wrong = [name for name in expected.keys() & found.keys() if expected[name] != found[name].shape]
@@ -148,9 +144,10 @@ def check_weights(checkpoint: Checkpoint, expected: Mapping[str, tuple[int, ...]
             f"{checkpoint.source}: {name} is {list(found[name].shape)}, "
             f"config.json makes it {list(expected[name])}."
         )
+    return found
 
 
-def trace(spec: Spec, model: Qwen3VLForConditionalGeneration) -> ir.Model:
+def trace(spec: Spec, model: Any) -> ir.Model:
     """Export one graph with torch.onnx; initializers keep their state-dict names, without data."""
     attention.register()
     module = spec.module(model).eval()

@@ -1,9 +1,9 @@
 """Trace a few layers, write out all: layers that are the same are not traced again and again.
 
 Tracing costs about two seconds a layer, and the layers of a stack differ only in the names of
-their weights. So the trace holds one layer for each DeepStack level and one plain layer, and
-`unroll` copies the plain one to wherever the checkpoint has it. The outcome is the graph of a
-full trace; `tests/export_min/test_unroll.py` compares the two.
+their weights. So the trace holds the layers that are special (one for each DeepStack level, say)
+and one plain layer, and `unroll` copies the plain one to wherever the checkpoint has it. The
+outcome is the graph of a full trace; `tests/export_min/test_unroll.py` compares the two.
 """
 
 from __future__ import annotations
@@ -11,55 +11,17 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import onnx_ir as ir
+
+from export_min.families import Stack
 
 SCOPES = "pkg.torch.onnx.name_scopes"
 
 
-def shorten(config: Any) -> Any:
-    """A copy of a `Qwen3VLConfig` with one layer a DeepStack level and one plain layer."""
-    short = copy.deepcopy(config)
-    levels = len(config.vision_config.deepstack_visual_indexes)
-    short.text_config.num_hidden_layers = min(levels + 1, config.text_config.num_hidden_layers)
-    short.vision_config.depth = levels + 1
-    short.vision_config.deepstack_visual_indexes = list(range(levels))
-    return short
-
-
-def orders(config: Any) -> dict[str, tuple[str, list[int]]]:
-    """For each graph with a stack: its module path, and the short trace's layer behind each layer.
-
-    In the decoder the first layers take a DeepStack level each; in the vision tower the blocks
-    named by `deepstack_visual_indexes` give one each.
-    """
-    indexes = list(config.vision_config.deepstack_visual_indexes)
-    plain = len(indexes)
-    return {
-        "vision": (
-            "model.visual.blocks",
-            [
-                indexes.index(i) if i in indexes else plain
-                for i in range(config.vision_config.depth)
-            ],
-        ),
-        "decoder": (
-            "model.language_model.layers",
-            [min(i, plain) for i in range(config.text_config.num_hidden_layers)],
-        ),
-    }
-
-
-def unroll(model: ir.Model, stack: str, order: Sequence[int], templates: int) -> None:
-    """Arrange the layers of `stack` as `order` says, in place.
-
-    Args:
-        model: a short trace whose last layer may be copied.
-        stack: module path of the layer list, such as "model.visual.blocks".
-        order: for each layer, its template; all but the last occur once, in rising order.
-        templates: number of layers in the trace.
-    """
+def unroll(model: ir.Model, layers: Stack) -> None:
+    """Arrange the layers of a short trace, whose last one may be copied, in place."""
+    stack, order, templates = layers.module, layers.order, layers.traced
     if list(order) == list(range(templates)):
         return
     graph, plain = model.graph, templates - 1

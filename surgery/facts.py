@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 import quant
 from surgery.errors import PackageError, UserError
+from surgery.families import FAMILIES, Family
 from surgery.targets import TARGETS, Target
 
 DTYPES = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16}
@@ -105,9 +106,14 @@ class Facts:
         return self.manifest["config"]  # type: ignore[no-any-return]
 
     @property
+    def family(self) -> Family:
+        """What sets the checkpoint's family apart."""
+        return FAMILIES[self.config["model_type"]]
+
+    @property
     def text(self) -> dict[str, Any]:
-        """The text part of the configuration."""
-        return self.config["text_config"]  # type: ignore[no-any-return]
+        """The text part of the configuration; older checkpoints keep it on the top level."""
+        return self.config.get("text_config", self.config)  # type: ignore[no-any-return]
 
     @property
     def vision(self) -> dict[str, Any]:
@@ -131,8 +137,8 @@ class Facts:
 
     @property
     def levels(self) -> int:
-        """DeepStack levels."""
-        return len(self.vision["deepstack_visual_indexes"])
+        """DeepStack levels; 0 for families without."""
+        return len(self.vision.get("deepstack_visual_indexes", ()))
 
     @property
     def depth(self) -> int:

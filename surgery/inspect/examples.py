@@ -109,9 +109,9 @@ def decoder(model: ir.Model, facts: Facts) -> Iterator[Example]:
 
 def spread(features: Array, places: Array) -> Array:
     """Features `[D, M, H]` at their places in the sequence, `[B, S, D * H]`, zeros elsewhere."""
-    levels, _, width = features.shape
+    levels, tokens, width = features.shape
     out = np.zeros((*places.shape, levels * width), np.float32)
-    out[places.astype(bool)] = np.moveaxis(features, 0, 1).reshape(-1, levels * width)
+    out[places.astype(bool)] = np.moveaxis(features, 0, 1).reshape(tokens, levels * width)
     return out
 
 

@@ -20,7 +20,11 @@ SEARCH_LENGTH = 4096
 CPU_SESSIONS: dict[str, dict[str, Any]] = {
     "decoder": {"intra_op_num_threads": 0},
     "embedding": {"intra_op_num_threads": 1},
-    "vision": {"intra_op_num_threads": 0, "session.disable_prepacking": "1"},
+    "vision": {
+        "intra_op_num_threads": 0,
+        "session.disable_prepacking": "1",
+        "optimization.disable_specified_optimizers": "ConstantFolding",
+    },
 }
 """Measured with `tests/bench/load.py` and `tests/bench/generate.py` on a 4B shape.
 
@@ -38,8 +42,9 @@ def genai_config(facts: Facts) -> dict[str, Any]:
     """The whole configuration as a JSON object.
 
     `per_layer_inputs` is the runtime's channel from the embedding graph to the decoder; DeepStack
-    travels through it.
+    travels through it, where a family has it.
     """
+    levels = {"per_layer_inputs": "per_layer_inputs"} if facts.levels else {}
     ends = end_tokens(facts)
     provider = [dict(facts.target.options)] if facts.target.options else []
     session: dict[str, Any] = {"log_id": "onnxruntime-genai", "provider_options": provider}
@@ -64,7 +69,7 @@ def genai_config(facts: Facts) -> dict[str, Any]:
     config = facts.config
     return {
         "model": {
-            "type": "qwen3_vl",
+            "type": facts.family.runtime,
             "vocab_size": int(facts.text["vocab_size"]),
             "context_length": length,
             "bos_token_id": first(facts, "bos_token_id", ends[0]),
@@ -83,7 +88,7 @@ def genai_config(facts: Facts) -> dict[str, Any]:
                 "num_hidden_layers": facts.layers,
                 "inputs": {
                     "inputs_embeds": "inputs_embeds",
-                    "per_layer_inputs": "per_layer_inputs",
+                    **levels,
                     "attention_mask": "attention_mask",
                     "position_ids": "position_ids",
                     "past_key_names": "past_key_values.%d.key",
@@ -99,10 +104,7 @@ def genai_config(facts: Facts) -> dict[str, Any]:
                 "filename": EMBEDDING,
                 "session_options": session | sessions.get("embedding", {}),
                 "inputs": {"input_ids": "input_ids", "image_features": "image_features"},
-                "outputs": {
-                    "inputs_embeds": "inputs_embeds",
-                    "per_layer_inputs": "per_layer_inputs",
-                },
+                "outputs": {"inputs_embeds": "inputs_embeds", **levels},
             },
             "vision": {
                 "filename": VISION,

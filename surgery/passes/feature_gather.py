@@ -27,7 +27,8 @@ class FeatureGather(NodePass[Scatter]):
     before  inputs_embeds = ScatterND(embeds, NonZero(mask), image_features [M, H])
     after   row = Gather(Concat(features, zeros), number of the placeholder, or the zero row)
             inputs_embeds = Where(mask and in range, row[:H], embeds)
-            per_layer_inputs = row[H:], an output in place of visual_pos_masks
+            per_layer_inputs = row[H:], an output in place of visual_pos_masks,
+            where a family has DeepStack; else row is inputs_embeds' alone
     keeps   inputs_embeds for as many features as placeholders
     not     a merge of something else than a graph input
     why     a placeholder without a feature (a sampled one, or no picture) keeps its own
@@ -42,7 +43,7 @@ class FeatureGather(NodePass[Scatter]):
         """Tell how many DeepStack levels come along.
 
         Args:
-            levels: D; the features have (1 + D) * H columns.
+            levels: D, 0 without DeepStack; the features have (1 + D) * H columns.
         """
         super().__init__()
         self.levels = levels
@@ -103,13 +104,16 @@ class FeatureGather(NodePass[Scatter]):
         rows = add(
             "Gather", [padded, number], {"axis": 0}, dtype=features.dtype, shape=(b, s, wide)
         )
-        split = add.node("Split", [rows, ints(h, wide - h)], {"axis": -1}, outputs=2)
-        for out, width in zip(split.outputs, (h, wide - h), strict=True):
-            out.type = ir.TensorType(features.dtype or ir.DataType.FLOAT)
-            out.shape = ir.Shape((b, s, width))
+        beside: list[ir.Value] = []
+        if self.levels:
+            split = add.node("Split", [rows, ints(h, wide - h)], {"axis": -1}, outputs=2)
+            for out, width in zip(split.outputs, (h, wide - h), strict=True):
+                out.type = ir.TensorType(features.dtype or ir.DataType.FLOAT)
+                out.shape = ir.Shape((b, s, width))
+            rows, levels = split.outputs
+            levels.name = "per_layer_inputs"
+            beside = [levels]
         lifted = add("Unsqueeze", [present, ints(-1)], dtype=ir.DataType.BOOL, shape=(b, s, 1))
-        merged = add("Where", [lifted, split.outputs[0], embeds], like=embeds)
+        merged = add("Where", [lifted, rows, embeds], like=embeds)
         replace(node.outputs[0], merged)
-        graph = add.graph
-        split.outputs[1].name = "per_layer_inputs"
-        graph.outputs[:] = [merged, split.outputs[1]]
+        add.graph.outputs[:] = [merged, *beside]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import Qwen3VLConfig
 
-from export_min import graphs, trace, unroll
+from export_min import families, trace, unroll
 from surgery.scope import scope
 
 CASES = {
@@ -58,16 +58,13 @@ def config(depth: int, indexes: list[int], layers: int) -> Qwen3VLConfig:
 
 
 def traced(config: Qwen3VLConfig, name: str, short: bool) -> ir.Model:
-    source = unroll.shorten(config) if short else copy.deepcopy(config)
-    model = trace.meta_model(source)
-    (spec,) = (spec for spec in graphs.specs(source) if spec.name == name)
+    family = families.load("qwen3_vl")
+    source = family.shorten(config) if short else copy.deepcopy(config)
+    model = trace.meta_model(family, source)
+    (spec,) = (spec for spec in family.specs(source) if spec.name == name)
     graph = trace.trace(spec, model)
     if short:
-        templates = {
-            "vision": source.vision_config.depth,
-            "decoder": source.text_config.num_hidden_layers,
-        }
-        unroll.unroll(graph, *unroll.orders(config)[name], templates[name])
+        unroll.unroll(graph, family.stacks(config)[name])
     fill(graph)
     return graph
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from export_min import export, open_checkpoint
+from export_min import export, families, open_checkpoint
 from export_min.trace import expected_weights, load_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,7 +53,8 @@ def make(folder: Path) -> None:
     (checkpoint / "config.json").write_text(json.dumps(config), encoding="utf-8")
     torch.manual_seed(3)
     save_file({"x": torch.zeros(1)}, checkpoint / "model.safetensors")  # opened, then replaced
-    shapes = expected_weights(load_config(open_checkpoint(checkpoint)))
+    family = families.load("qwen3_vl")
+    shapes = expected_weights(family, load_config(open_checkpoint(checkpoint), family))
     weights = {}
     for name, shape in shapes.items():
         weights[name] = (torch.randn(shape) * 0.12).bfloat16()
