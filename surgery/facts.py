@@ -39,6 +39,7 @@ class Options:
     block_size: int = 32
     symmetric: bool = True
     head_bits: int = 8
+    hidden_states: bool = False
     strip: bool = False
 
     def __post_init__(self) -> None:

@@ -22,6 +22,7 @@ from surgery.passes.fused_transpose import FusedTranspose
 from surgery.passes.gather_nbits import GatherNBits
 from surgery.passes.gqa import Gqa
 from surgery.passes.half import F16, F32, Half
+from surgery.passes.hidden_states import HiddenStates
 from surgery.passes.last_logits import LastLogits
 from surgery.passes.matmul_nbits import MatMulNBits
 from surgery.passes.mrope import MRope
@@ -103,6 +104,7 @@ DECODER: Recipe = (
     Step(lambda f: DeepStack(), lambda f: min(f.levels, f.layers), lambda f: f.levels > 0),
     Step(lambda f: SkipRmsNorm(), lambda f: 2 * f.layers),
     Step(lambda f: Silu(), lambda f: f.layers if f.text["hidden_act"] == "silu" else 0),
+    Step(lambda f: HiddenStates(), lambda f: 1, lambda f: f.options.hidden_states),
     Step(lambda f: LastLogits(), lambda f: 1),
     Step(
         lambda f: MatMulNBits(f.format, f.target.accuracy_level, f.text_dtype),

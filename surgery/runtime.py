@@ -173,6 +173,24 @@ class Runtime:
                 generator.append_tokens(np.array([[token]], np.int32))
         return np.stack(rows)
 
+    def hidden_states(self, prompt: Prompt) -> npt.NDArray[np.float32]:
+        """The decoder's last hidden states of a prompt, `[prompt.length, H]`.
+
+        The last row, divided by its norm, is what Qwen3-VL-Embedding takes for the prompt.
+
+        Raises:
+            PackageError: the package was built without `--hidden-states`.
+        """
+        generator = self.generator(prompt, 1, GREEDY)
+        generator.get_logits()
+        try:
+            found = np.asarray(generator.get_output("hidden_states"), np.float32)
+        except RuntimeError as e:
+            raise PackageError(
+                f"{self.folder}: has no hidden_states: build it with --hidden-states."
+            ) from e
+        return found.reshape(-1, found.shape[-1])[: prompt.length].copy()
+
     def text(self, tokens: Sequence[int]) -> str:
         """Tokens as text, special ones left out."""
         return str(self.tokenizer.decode(np.array(tokens, np.int32)))

@@ -109,6 +109,12 @@ def add_options(p: argparse.ArgumentParser) -> None:
         default=8,
         help="bits of the head, and of the table tied to it (default: %(default)s)",
     )
+    p.add_argument(
+        "--hidden-states",
+        "--hidden_states",
+        action="store_true",
+        help="the decoder gives its last hidden states too, for embeddings and rerankers",
+    )
     p.add_argument("--strip", action="store_true", help="leave out module paths and doc strings")
     p.add_argument("--asymmetric", action="store_true", help="a zero point a block")
 
@@ -124,6 +130,7 @@ def options(args: argparse.Namespace) -> Options:
         block_size=args.block_size,
         symmetric=not args.asymmetric,
         head_bits=args.head_bits,
+        hidden_states=args.hidden_states,
         strip=args.strip,
     )
 
