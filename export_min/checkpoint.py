@@ -6,7 +6,6 @@ its safetensors shard (https://huggingface.co/docs/safetensors/index#format).
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -22,6 +21,7 @@ import safetensors
 
 from export_min.families import FAMILIES
 from surgery.errors import UserError
+from surgery.shards import header_digest
 
 DEMO = Path(__file__).parent / "demo"
 """The embedded demo checkpoint: the real architecture, small."""
@@ -207,13 +207,6 @@ def header_size(shard: Path) -> int:
     """Bytes of the JSON header, from the eight bytes before it."""
     with shard.open("rb") as file:
         return int.from_bytes(file.read(8), "little")
-
-
-def header_digest(shard: Path) -> str:
-    """SHA-256 of a shard's header, its length prefix included."""
-    with shard.open("rb") as file:
-        prefix = file.read(8)
-        return hashlib.sha256(prefix + file.read(int.from_bytes(prefix, "little"))).hexdigest()
 
 
 def first_line(error: BaseException) -> str:

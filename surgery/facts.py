@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ import onnx_ir as ir
 import quant
 from surgery.errors import PackageError, UserError
 from surgery.families import FAMILIES, Family
+from surgery.shards import header_digest
 from surgery.targets import TARGETS, Target
 
 DTYPES = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16}
@@ -86,10 +86,7 @@ class Facts:
             shard = self.weights / name
             if not shard.is_file():
                 raise PackageError(f"{shard}: is gone since the export; the weights lie there.")
-            with shard.open("rb") as file:
-                prefix = file.read(8)
-                header = file.read(int.from_bytes(prefix, "little"))
-            if hashlib.sha256(prefix + header).hexdigest() != digest:
+            if header_digest(shard) != digest:
                 raise PackageError(f"{shard}: changed since the export. Export again.")
         if self.read("config.json") != self.config:
             raise PackageError(
