@@ -26,7 +26,8 @@ options.enable_cpu_mem_arena = entries.pop("arena", True)
 for key, value in entries.items():
     options.add_session_config_entry(key, value)
 def memory(field):
-    return next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith(field)) / 1e6
+    found = next(l for l in open("/proc/self/status") if l.startswith(field))
+    return int(found.split()[1]) * 1024 / 1e9
 before = memory("RssAnon")
 start = time.perf_counter()
 session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
