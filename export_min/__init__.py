@@ -1,4 +1,4 @@
-"""A Qwen3-VL checkpoint becomes three raw ONNX graphs whose weights still lie in the checkpoint.
+"""A Qwen-VL checkpoint becomes three raw ONNX graphs whose weights still lie in the checkpoint.
 
 from export_min import export
 export("Qwen/Qwen3-VL-4B-Instruct", "build/raw")
@@ -6,20 +6,25 @@ export("Qwen/Qwen3-VL-4B-Instruct", "build/raw")
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
+import os
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import onnx_ir as ir
 
 from export_min import families
+from export_min.aside import meanwhile
 from export_min.checkpoint import Checkpoint, CheckpointError, open_checkpoint
 from surgery.console import console, progress
 from surgery.staging import check_free, staged
 
 __all__ = ["CheckpointError", "export", "open_checkpoint"]
 
+GRAPHS = ("vision", "embedding", "decoder")
 MANIFEST = "manifest.json"
 LIBRARIES = ("torch", "transformers", "onnx-ir", "onnxscript")
 """Whose versions shape a graph."""
@@ -52,11 +57,13 @@ def export(
     check_free(output, force)
     source = open_checkpoint(checkpoint, cache_dir, revision)
     source.check_tokenizer()
+    # with two cores, the decoder here and the rest in another process: each half of the time
+    apart = GRAPHS[:2] if (os.cpu_count() or 1) > 1 else ()
+    here = [name for name in GRAPHS if name not in apart]
     with progress() as bar, staged(output, force) as stage:
-        task = bar.add_task("export", total=3)
-        for name, model in trace_all(source):
-            bar.update(task, description=f"export {name}", advance=1)
-            ir.save(model, stage / f"{name}.onnx")
+        bar.add_task("export", total=None)
+        with meanwhile(source, stage, apart) if apart else contextlib.nullcontext():
+            write_graphs(source, stage, here)
         write_manifest(source, stage / MANIFEST)
     console.print(
         f"exported {source.source}: vision, embedding and decoder graphs in {output}, "
@@ -65,8 +72,31 @@ def export(
     return output
 
 
-def trace_all(source: Checkpoint) -> Any:
-    """Yield each graph's name and model, its initializers pointing into the checkpoint."""
+def write_graphs(source: Checkpoint, folder: Path, names: Sequence[str]) -> None:
+    """Trace the graphs `names` and write them.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be used.
+    """
+    with uncollected():
+        for name, model in trace_all(source, names):
+            ir.save(model, folder / f"{name}.onnx")
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """No garbage collection: tracing makes millions of objects that live to its end."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def trace_all(source: Checkpoint, names: Sequence[str] = GRAPHS) -> Iterator[tuple[str, ir.Model]]:
+    """Yield name and model of the graphs `names`, initializers pointing into the checkpoint."""
     from export_min import trace, unroll  # torch takes seconds to import
 
     family = families.load(source.model_type)
@@ -76,6 +106,8 @@ def trace_all(source: Checkpoint) -> Any:
     model = trace.meta_model(family, short)
     stacks = family.stacks(config)
     for spec in family.specs(short):
+        if spec.name not in names:
+            continue
         graph = trace.trace(spec, model)
         if spec.name in stacks:
             unroll.unroll(graph, stacks[spec.name])

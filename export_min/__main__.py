@@ -36,7 +36,7 @@ def export_command(words: list[str]) -> int:
     """Export the three raw graphs."""
     from export_min import export
 
-    options = parser("", "Export a Qwen3-VL checkpoint as raw ONNX graphs, weights left in place.")
+    options = parser("", "Export a Qwen-VL checkpoint as raw ONNX graphs, weights left in place.")
     options.epilog = "python -m export_min check: run the checkpoint in PyTorch first."
     options.add_argument("-o", "--output", default="build/raw", help="default: %(default)s")
     options.add_argument("--force", action="store_true", help="replace an earlier output")

@@ -1,4 +1,4 @@
-"""The attention functions that make Qwen3-VL traceable, put into transformers' public registry.
+"""The attention functions that make Qwen-VL traceable, put into transformers' public registry.
 
 No module is patched: transformers looks attention up by name (`config._attn_implementation`).
 """

@@ -21,7 +21,7 @@ import onnx_ir.passes.common as common
 import torch
 from transformers.utils import logging as hf_logging
 
-from export_min import attention
+from export_min import attention, experts
 from export_min.checkpoint import Checkpoint, CheckpointError, Weight
 from export_min.families import Family
 from export_min.graphs import Spec
@@ -82,10 +82,11 @@ def rules(config: Any) -> Iterator[tuple[bool, str]]:
         shared > 0 and heads % shared == 0,
         f"num_attention_heads {heads} is no multiple of num_key_value_heads {shared}",
     )
+    name = "embed_dim" if hasattr(vision, "embed_dim") else "hidden_size"
+    width = getattr(vision, name)
     yield (
-        vision.hidden_size % vision.num_heads == 0,
-        f"vision_config.hidden_size {vision.hidden_size} is no multiple of num_heads "
-        f"{vision.num_heads}",
+        width % vision.num_heads == 0,
+        f"vision_config.{name} {width} is no multiple of num_heads {vision.num_heads}",
     )
 
 
@@ -133,7 +134,11 @@ def checked_weights(checkpoint: Checkpoint, family: Family, config: Any) -> dict
     found = {family.rename(name): weight for name, weight in checkpoint.weights.items()}
     missing = sorted(expected.keys() - found.keys())
     extra = sorted(found.keys() - expected.keys() - {"lm_head.weight"})
-    wrong = [name for name in expected.keys() & found.keys() if expected[name] != found[name].shape]
+    wrong = [
+        name
+        for name in expected.keys() & found.keys()
+        if not family.fits(name, found[name].shape, expected[name])
+    ]
     for names, what in ((missing, "missing from the shards"), (extra, "unknown to config.json")):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
@@ -150,6 +155,7 @@ def checked_weights(checkpoint: Checkpoint, family: Family, config: Any) -> dict
 def trace(spec: Spec, model: Any) -> ir.Model:
     """Export one graph with torch.onnx; initializers keep their state-dict names, without data."""
     attention.register()
+    experts.register()
     module = spec.module(model).eval()
     with quiet():
         program = torch.onnx.export(
@@ -166,6 +172,7 @@ def trace(spec: Spec, model: Any) -> ir.Model:
     assert program is not None
     graph_model: ir.Model = program.model
     graph_model.graph.name = spec.name
+    drop_zero_bias(graph_model.graph)
     common.IdentityEliminationPass()(graph_model)
     common.RemoveUnusedNodesPass()(graph_model)
     for node in graph_model.graph:
@@ -174,8 +181,21 @@ def trace(spec: Spec, model: Any) -> ir.Model:
     return graph_model
 
 
+def drop_zero_bias(graph: ir.Graph) -> None:
+    """Leave out the bias of convolutions without: torch expands a zero, for Conv3d to a shape with
+    an axis too many, which onnxruntime refuses to run."""
+    for node in graph:
+        if node.op_type == "Conv" and len(node.inputs) > 2:
+            bias = node.inputs[2]
+            if bias is not None and not bias.is_initializer():
+                node.resize_inputs(2)
+
+
 def attach(model: ir.Model, weights: Mapping[str, Weight], tied: bool) -> None:
     """Point every weight of `model` into the checkpoint, a `Cast` after each that is not float32.
+
+    A weight that lies there with its last two axes swapped gets a `Transpose`, or loses the one
+    that reads it. Equal shapes are never swapped, square ones included, as in transformers.
 
     Args:
         model: a traced graph, changed in place.
@@ -194,9 +214,36 @@ def attach(model: ir.Model, weights: Mapping[str, Weight], tied: bool) -> None:
             del graph.initializers[name]
             value.name = stored
             graph.initializers[stored] = value
+        if weight.shape != tuple(value.shape or ()):
+            turn(graph, value, weight.shape)
         value.const_value = weight.tensor(stored)
         if value.dtype != weight.dtype:
             cast(graph, value, weight.dtype)
+
+
+def turn(graph: ir.Graph, weight: ir.Value, stored: tuple[int, ...]) -> None:
+    """Let `weight` be of shape `stored`, and every reader see its last two axes swapped."""
+    assert weight.shape is not None
+    axes = list(range(len(stored)))
+    axes[-2:] = axes[:-3:-1]
+    shape, uses = weight.shape, list(weight.uses())
+    weight.shape = ir.Shape(stored)
+    whole = []
+    for use in uses:
+        perm = use.node.attributes.get_ints("perm", ())
+        if use.node.op_type == "Transpose" and list(perm) == axes:
+            use.node.outputs[0].replace_all_uses_with(weight)
+            graph.remove(use.node, safe=True)
+        else:
+            whole.append(use)
+    if whole:
+        node = ir.node("Transpose", [weight], {"perm": axes}, name=f"{weight.name}_turned")
+        node.outputs[0].name = f"{weight.name}_turned"
+        node.outputs[0].type, node.outputs[0].shape = weight.type, shape
+        node.metadata_props.update(whole[0].node.metadata_props)
+        for use in whole:
+            use.node.replace_input_with(use.idx, node.outputs[0])
+        graph.insert_before(graph[0], node)
 
 
 def cast(graph: ir.Graph, weight: ir.Value, stored: ir.DataType) -> None:

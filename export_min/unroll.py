@@ -1,9 +1,9 @@
 """Trace a few layers, write out all: layers that are the same are not traced again and again.
 
 Tracing costs about two seconds a layer, and the layers of a stack differ only in the names of
-their weights. So the trace holds the layers that are special (one for each DeepStack level, say)
-and one plain layer, and `unroll` copies the plain one to wherever the checkpoint has it. The
-outcome is the graph of a full trace; `tests/export_min/test_unroll.py` compares the two.
+their weights. So the trace holds one layer of each kind (one for each DeepStack level, say, and a
+plain one), and `unroll` copies it to wherever the checkpoint has that kind. The outcome is the
+graph of a full trace; `tests/export_min/test_unroll.py` compares the two.
 """
 
 from __future__ import annotations
@@ -20,30 +20,41 @@ SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 def unroll(model: ir.Model, layers: Stack) -> None:
-    """Arrange the layers of a short trace, whose last one may be copied, in place."""
-    stack, order, templates = layers.module, layers.order, layers.traced
-    if list(order) == list(range(templates)):
+    """Arrange the layers of a short trace, in place.
+
+    A traced layer that stands for one layer alone stays, with all that the graph makes of it. One
+    that stands for several, and the last in any case, is a template: copied to its places, then
+    removed.
+    """
+    stack, order, traced = layers.module, layers.order, range(layers.traced)
+    if list(order) == list(traced):
         return
-    graph, plain = model.graph, templates - 1
+    graph, last = model.graph, traced[-1]
     hoist_constants(graph)
-    regions = [region(graph, f"{stack}.{i}") for i in range(plain + 1)]
-    entries = [entry(i, regions) for i in range(plain + 1)]
-    end = leaving(regions[plain])
-    tail = [use for use in end.uses() if use.node not in set(regions[plain])]
-    spare = len(order) + templates  # out of the way of every final name
-    rename(graph, regions[plain], stack, plain, spare)
-    for layer in reversed(range(len(order))):
-        if order[layer] not in (plain, layer):
-            rename(graph, regions[order[layer]], stack, order[layer], layer)
-    template = Template(graph, renamer(stack, spare), plain, regions[plain], entries[plain], end)
+    regions = [region(graph, f"{stack}.{i}") for i in traced]
+    entries = [entry(nodes) for nodes in regions]
+    end = leaving(regions[last])
+    tail = [use for use in end.uses() if use.node not in set(regions[last])]
+    spare = len(order) + len(traced)  # out of the way of every final name
+    for kind in traced:
+        rename(graph, regions[kind], stack, kind, spare + kind)
+    templates = {
+        kind: Template(
+            graph, renamer(stack, spare + kind), kind, regions[kind], entries[kind],
+            leaving(regions[kind]),
+        )
+        for kind in traced
+        if kind == last or list(order).count(kind) != 1
+    }  # fmt: skip
 
     hidden = entries[0]
     for layer, kind in enumerate(order):
-        if kind == plain:
-            later = [k for k in order[layer:] if k != plain]
-            anchor = regions[later[0] if later else plain][0]
-            hidden = template.copy(layer, hidden, anchor)
+        if kind in templates:
+            later = [k for k in order[layer:] if k not in templates]
+            anchor = regions[later[0] if later else last][0]
+            hidden = templates[kind].copy(layer, hidden, anchor)
         else:
+            rename(graph, regions[kind], stack, spare + kind, layer)
             own = set(regions[kind])
             for use in list(entries[kind].uses()):
                 if use.node in own:
@@ -51,7 +62,8 @@ def unroll(model: ir.Model, layers: Stack) -> None:
             hidden = entries[kind + 1]
     for use in tail:
         use.node.replace_input_with(use.idx, hidden)
-    template.remove()
+    for kind in reversed(templates):
+        templates[kind].remove()
 
 
 def hoist_constants(graph: ir.Graph) -> None:
@@ -70,15 +82,9 @@ def region(graph: ir.Graph, module: str) -> list[ir.Node]:
     ]
 
 
-def entry(index: int, regions: Sequence[Sequence[ir.Node]]) -> ir.Value:
-    """The hidden state that enters a layer: what it alone reads, its part of the cache aside."""
-    others = {v for i, nodes in enumerate(regions) if i != index for v in reads(nodes)}
-    (value,) = [
-        v
-        for v in reads(regions[index])
-        if v not in others and not (v.is_graph_input() and f".{index}." in (v.name or ""))
-    ]
-    return value
+def entry(nodes: Sequence[ir.Node]) -> ir.Value:
+    """The hidden state that enters a layer: what its first node reads."""
+    return reads(nodes)[0]
 
 
 def reads(nodes: Sequence[ir.Node]) -> list[ir.Value]:
@@ -121,7 +127,7 @@ def rename(graph: ir.Graph, nodes: Iterable[ir.Node], stack: str, old: int, new:
 
 
 class Template:
-    """The plain layer of a short trace: a thing to copy, then to remove."""
+    """A layer of a short trace that stands for several: a thing to copy, then to remove."""
 
     def __init__(
         self,

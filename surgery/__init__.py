@@ -1,4 +1,4 @@
-"""Raw ONNX graphs of Qwen3-VL to packages for onnxruntime-genai, pass by pass.
+"""Raw ONNX graphs of Qwen-VL models to packages for onnxruntime-genai, pass by pass.
 
 from surgery import load
 from surgery.passes.rms_norm import RmsNorm

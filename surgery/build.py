@@ -16,15 +16,12 @@ from surgery.errors import OutputError
 from surgery.facts import Facts, Options
 from surgery.package.card import model_card
 from surgery.package.external_data import Layout, write_graphs
-from surgery.package.genai_config import DECODER, EMBEDDING, PROCESSOR, VISION, genai_config
+from surgery.package.genai_config import PROCESSOR, filenames, genai_config
 from surgery.package.processor_config import processor_config
 from surgery.package.tokenizer import copy_tokenizer
 from surgery.recipes import RECIPES
 from surgery.selection import EVERYTHING, Selection
 from surgery.staging import check_free, staged
-
-FILES = {"vision": VISION, "embedding": EMBEDDING, "decoder": DECODER}
-"""Name of each graph in the package."""
 
 
 def build(
@@ -61,7 +58,8 @@ def build(
     facts.check_unchanged()
     models = operate(facts, watchers=watchers, tell=tell)
     with staged(output, force) as stage:
-        layout = write({FILES[name]: model for name, model in models.items()}, stage, facts)
+        names = filenames(facts)
+        layout = write({names[part]: model for part, model in models.items()}, stage, facts)
     total = sum(layout.sizes.values())
     console.print(f"wrote {output}: {total / 1e6:,.1f} MB of weights in {len(layout.sizes)} files")
     console.print(f"ask it: {question(output, facts)}", soft_wrap=True, markup=False)

@@ -20,6 +20,10 @@ from surgery.targets import TARGETS, Target
 DTYPES = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16}
 TABLE = "model.language_model.embed_tokens.weight"
 """The embedding table, which is the head too where the checkpoint ties them."""
+HEAD_BLOCK = 128
+"""Weights that share a scale in a head of 8 bits."""
+ROUTER = ".mlp.gate.weight"
+"""How the weights end that choose experts: a rounded one would choose others."""
 LONGEST_ASPECT = 200
 """Sides of a picture differ by this factor at most (`smart_resize` in transformers)."""
 
@@ -111,7 +115,7 @@ class Facts:
     @property
     def text(self) -> dict[str, Any]:
         """The text part of the configuration; older checkpoints keep it on the top level."""
-        return self.config.get("text_config", self.config)  # type: ignore[no-any-return]
+        return self.config.get("text_config") or self.config
 
     @property
     def vision(self) -> dict[str, Any]:
@@ -133,6 +137,28 @@ class Facts:
         """Decoder layers."""
         return int(self.text["num_hidden_layers"])
 
+    @cached_property
+    def experts(self) -> int:
+        """Decoder layers with a mixture of experts."""
+        if not self.family.experts:
+            return 0
+        plain, step = self.text.get("mlp_only_layers") or (), self.text.get("decoder_sparse_step")
+        return sum(i not in plain and (i + 1) % (step or 1) == 0 for i in range(self.layers))
+
+    @property
+    def fused_experts(self) -> int:
+        """Those of them that the provider has an op for; the others ask every expert."""
+        fits = self.target.runs("MoE", self.text_dtype) and self.text["hidden_act"] == "silu"
+        return self.experts if fits else 0
+
+    @property
+    def quantized_experts(self) -> bool:
+        """Whether those are quantized: blocks have to divide the rows of all their weights."""
+        widths = self.text["hidden_size"], self.text.get("moe_intermediate_size", 0)
+        whole = all(int(width) % self.options.block_size == 0 for width in widths)
+        fits = self.target.runs("QMoE", self.text_dtype)
+        return self.quantized and self.fused_experts > 0 and fits and whole
+
     @property
     def levels(self) -> int:
         """DeepStack levels; 0 for families without."""
@@ -142,6 +168,17 @@ class Facts:
     def depth(self) -> int:
         """Vision blocks."""
         return int(self.vision["depth"])
+
+    @property
+    def gates(self) -> int:
+        """Vision blocks with an activation that `Sigmoid` makes."""
+        act = self.vision.get("hidden_act", self.family.tower_act)
+        return self.depth if act in ("silu", "quick_gelu") else 0
+
+    @property
+    def rms_tower(self) -> bool:
+        """Whether the vision tower has RMS norms."""
+        return self.family.tower_norm == "rms"
 
     @property
     def merge(self) -> int:
@@ -166,7 +203,8 @@ class Facts:
     @property
     def tied(self) -> bool:
         """Whether the head is the embedding table."""
-        return bool(self.config.get("tie_word_embeddings", False))
+        parts = (self.config, self.text)
+        return any(part.get("tie_word_embeddings", False) for part in parts)
 
     @property
     def quantized(self) -> bool:
@@ -177,6 +215,11 @@ class Facts:
     def vision_dtype(self) -> ir.DataType:
         """Activations of the vision and embedding graphs."""
         return DTYPES[self.options.precision]
+
+    @property
+    def late_cast(self) -> bool:
+        """Whether the vision tower keeps its weights as stored: on a CPU that casts them itself."""
+        return self.target.options is None and self.vision_dtype == ir.DataType.FLOAT
 
     @property
     def text_dtype(self) -> ir.DataType:
@@ -252,7 +295,7 @@ class Facts:
         if not self.tied:
             return False
         if self.quantized:
-            whole = int(self.text["hidden_size"]) % self.options.block_size == 0
+            whole = int(self.text["hidden_size"]) % self.head_block == 0
             return whole and self.target.runs("GatherBlockQuantized", ir.DataType.FLOAT)
         return self.vision_dtype == self.text_dtype == ir.DataType.FLOAT
 
@@ -267,7 +310,20 @@ class Facts:
 
     def format(self, name: str) -> quant.BlockFormat | None:
         """How a weight of the decoder, or the table shared with it, is quantized."""
-        if not self.quantized:
+        if not self.quantized or name.endswith(ROUTER):
             return None
-        bits = self.options.head_bits if self.is_head(name) else 4
-        return quant.BlockFormat(bits, self.options.block_size, self.options.symmetric)
+        if not self.is_head(name):
+            return quant.BlockFormat(4, self.options.block_size, self.options.symmetric)
+        bits = self.options.head_bits
+        return quant.BlockFormat(bits, self.head_block, self.options.symmetric)
+
+    @property
+    def head_block(self) -> int:
+        """Weights of the head that share a scale.
+
+        8 bits bear larger blocks: a quarter of the scales, and a sixth off the time of the
+        head at a token.
+        """
+        size = self.options.block_size
+        wide = self.options.head_bits == 8 and int(self.text["hidden_size"]) % HEAD_BLOCK == 0
+        return max(size, HEAD_BLOCK) if wide else size

@@ -27,19 +27,50 @@ RECORD = "surgery.json"
 WEIGHT = 1024
 """Bytes from which an initializer of floats counts as a weight: passes wrap it, none reads it."""
 
+MOVES = ("Transpose", "Cast", "Identity")
+"""Between a weight and its product."""
+SHAPERS = (*MOVES, "Add", "Mul", "Div", "Tanh", "Slice", "Reshape")
+"""Between the product with a head and the logits."""
+
 
 @dataclass(frozen=True)
 class Foreign(Facts):
-    """What is known of a graph without its checkpoint: the user's choices alone."""
+    """What is known of a graph without its checkpoint: the user's choices, and its heads."""
+
+    head_names: frozenset[str] = frozenset()
 
     def is_head(self, name: str) -> bool:
-        """Whether a weight is the head, by the name that most models give it."""
-        return "lm_head" in name
+        """Whether a weight is a head."""
+        return name in self.head_names
+
+    @property
+    def head_block(self) -> int:
+        """That of every weight: how wide the head is, no configuration says."""
+        return self.options.block_size
 
 
-def facts(options: Options | None = None) -> Foreign:
+def facts(options: Options | None = None, model: ir.Model | None = None) -> Foreign:
     """Facts of a graph without a checkpoint."""
-    return Foreign(Path(), {}, options or Options(text_precision="fp32"))
+    names = frozenset() if model is None else heads(model)
+    return Foreign(Path(), {}, options or Options(text_precision="fp32"), names)
+
+
+def heads(model: ir.Model) -> frozenset[str]:
+    """Names of the weights whose product is an output called logits, capped and scaled or not."""
+    found = set()
+    queue = [value for value in model.graph.outputs if "logits" in (value.name or "")]
+    while queue:
+        node = queue.pop().producer()
+        if node is None:
+            continue
+        if node.op_type in ("MatMul", "Gemm"):
+            weight = node.inputs[1]
+            while weight is not None and (made := weight.producer()) is not None:
+                weight = made.inputs[0] if made.op_type in MOVES else None
+            found.add(weight.name or "" if weight is not None else "")
+        elif node.op_type in SHAPERS:
+            queue += [value for value in node.inputs if value is not None]
+    return frozenset(found - {""})
 
 
 def apply(
@@ -75,7 +106,7 @@ def apply(
     with tempfile.TemporaryDirectory() as spill, staged(output, force) as stage:
         for path in paths:
             model = load(path, Path(spill))
-            records = runner.run(path.stem, model, GENERIC[recipe], facts(options))
+            records = runner.run(path.stem, model, GENERIC[recipe], facts(options, model))
             done[path.name] = []
             for record in records:
                 (tell or show)(record, "")

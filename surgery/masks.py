@@ -42,9 +42,10 @@ def read_mask(mask: ir.Value, past: ir.Value, query: ir.Value) -> Mask | str:
         region = Region(graph, graph.inputs, mask)
     except Leaks as e:
         return f"a mask that reads more than the graph's inputs: {e}"
-    read = {i.name for i in region.session.get_inputs()}
     candidates = [
-        v for v in graph.inputs if v.name in read and v.dtype == ir.DataType.INT64 and rank(v) == 2
+        v
+        for v in graph.inputs
+        if v.name in region.numbers and v.dtype == ir.DataType.INT64 and rank(v) == 2
     ]
     if len(candidates) != 1:
         return f"another mask: {len(candidates)} inputs could be the padding"

@@ -41,6 +41,13 @@ def scaled(variance: ir.Value, x: ir.Value, m: Matcher) -> tuple[ir.Value, float
     total = m.user(variance, "Add")
     epsilon = m.constant(other(total, variance), "a constant epsilon")
     m.check(epsilon.size == 1, "a constant epsilon, one number", epsilon)
+    users = total.outputs[0].consumers()
+    if len(users) == 1 and users[0].op_type == "Pow":
+        power = m.constant(users[0].inputs[1], "a constant exponent")
+        m.check(power.size == 1 and power.item() == -0.5, "an exponent of -1/2", power)
+        normed = m.user(users[0].outputs[0], "Mul")
+        m.check(x in normed.inputs, f"{x.name} scaled by its own norm", "another value")
+        return normed.outputs[0], float(epsilon.item())
     root = m.user(total.outputs[0], "Sqrt").outputs[0]
     users = root.consumers()
     if len(users) == 1 and users[0].op_type == "Div":

@@ -42,8 +42,10 @@ class Region:
         read = {value.name for value in part.inputs}
         self.inputs = [value for value in inputs if value.name in read]
         """Those of the inputs that the region reads."""
-        self.numbers = any(use.node.op_type != "Shape" for v in part.inputs for use in v.uses())
-        """Whether it reads more of its inputs than their shapes."""
+        self.numbers = {
+            v.name for v in part.inputs if any(use.node.op_type != "Shape" for use in v.uses())
+        }
+        """Names of those of which it reads more than their shapes."""
         made = (node.outputs[0] for node in part if node.op_type == "Constant")
         tensors = map(ir.convenience.get_const_tensor, (*part.initializers.values(), *made))
         self.constants = [

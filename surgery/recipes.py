@@ -24,7 +24,11 @@ from surgery.passes.gqa import Gqa
 from surgery.passes.half import F16, F32, Half
 from surgery.passes.hidden_states import HiddenStates
 from surgery.passes.last_logits import LastLogits
+from surgery.passes.late_cast import LateCast
+from surgery.passes.late_repeat import LateRepeat
 from surgery.passes.matmul_nbits import MatMulNBits
+from surgery.passes.moe import Moe
+from surgery.passes.moe_nbits import MoeNBits
 from surgery.passes.mrope import MRope
 from surgery.passes.noop import Noop
 from surgery.passes.opset import Opset
@@ -65,17 +69,23 @@ VISION: Recipe = (
     Step(lambda f: Fold()),
     Step(lambda f: Noop()),
     Step(lambda f: WeightCast()),
+    Step(lambda f: LateRepeat(), lambda f: 2, lambda f: f.family.windows),
     Step(lambda f: FixedGrid(f.fixed_grid), when=lambda f: f.grid is not None),
     Step(lambda f: StaticReshape()),
     Step(lambda f: PatchEmbed(), lambda f: 1),
+    Step(lambda f: RmsNorm(f.target.rms_norm), lambda f: 2 * f.depth + 1, lambda f: f.rms_tower),
+    Step(lambda f: Dims(), when=lambda f: f.rms_tower),
     Step(lambda f: FreqTable(f.grid_side), lambda f: 2),
     Step(lambda f: QkvSplit(), lambda f: f.depth),
     Step(lambda f: Rotary(), lambda f: 2 * f.depth),
     Step(lambda f: PackedAttention(), lambda f: f.depth),
     Step(lambda f: FeatureConcat(), lambda f: 1, lambda f: f.levels > 0),
-    Step(lambda f: SkipLayerNorm(), lambda f: 2 * f.depth),
+    Step(lambda f: Silu(), lambda f: f.gates, lambda f: f.gates > 0),
+    Step(lambda f: SkipLayerNorm(), lambda f: 2 * f.depth, lambda f: not f.rms_tower),
+    Step(lambda f: SkipRmsNorm(), lambda f: 2 * f.depth, lambda f: f.rms_tower),
     Step(lambda f: Fold()),
     Step(lambda f: ReshapeChain()),
+    Step(lambda f: LateCast(), when=lambda f: f.late_cast),
     Step(lambda f: Half(f.half_op), when=lambda f: f.vision_dtype == F16),
     Step(lambda f: Opset(f.target.opset), when=lambda f: f.target.opset < 23),
 )
@@ -103,13 +113,22 @@ DECODER: Recipe = (
     Step(lambda f: Gqa(), lambda f: f.layers),
     Step(lambda f: DeepStack(), lambda f: min(f.levels, f.layers), lambda f: f.levels > 0),
     Step(lambda f: SkipRmsNorm(), lambda f: 2 * f.layers),
-    Step(lambda f: Silu(), lambda f: f.layers if f.text["hidden_act"] == "silu" else 0),
+    Step(lambda f: Moe(), lambda f: f.fused_experts, lambda f: f.fused_experts > 0),
+    Step(
+        lambda f: Silu(),
+        lambda f: f.layers - f.fused_experts if f.text["hidden_act"] == "silu" else 0,
+    ),
     Step(lambda f: HiddenStates(), lambda f: 1, lambda f: f.options.hidden_states),
     Step(lambda f: LastLogits(), lambda f: 1),
     Step(
         lambda f: MatMulNBits(f.format, f.target.accuracy_level, f.text_dtype),
-        lambda f: 7 * f.layers + 1,
+        lambda f: 7 * f.layers - 3 * f.experts + 1,
         lambda f: f.quantized,
+    ),
+    Step(
+        lambda f: MoeNBits(f.format, f.target.accuracy_level, f.text_dtype),
+        lambda f: f.fused_experts,
+        lambda f: f.quantized_experts,
     ),
     Step(
         lambda f: FusedTranspose(f.is_head),

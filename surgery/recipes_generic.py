@@ -21,6 +21,7 @@ from surgery.passes.noop import Noop
 from surgery.passes.opset import Opset
 from surgery.passes.packed_attention import PackedAttention
 from surgery.passes.patch_embed import PatchEmbed
+from surgery.passes.plain_attention import PlainAttention
 from surgery.passes.qkv_split import QkvSplit
 from surgery.passes.reshape import ReshapeChain
 from surgery.passes.rms_norm import RmsNorm
@@ -37,6 +38,7 @@ from surgery.passes.weight_transpose import WeightTranspose
 from surgery.passes.zero_bias import ZeroBias
 from surgery.recipes import Recipe, Step
 from surgery.targets import F16, F32
+from surgery.upgrade import OPSET
 
 TIDY: Recipe = (
     Step(lambda f: Dims({"past + sequence": "total"})),
@@ -63,6 +65,7 @@ ROTARY: Recipe = (
     Step(lambda f: FreqTable(f.options.max_length)),
     Step(lambda f: MRope(f.target.runs("MRotaryEmbedding", F32))),
     Step(lambda f: Rotary()),
+    Step(lambda f: HeadNorm()),
 )
 
 MLP: Recipe = (
@@ -74,6 +77,7 @@ MLP: Recipe = (
 )
 
 WEIGHTS: Recipe = (
+    Step(lambda f: PlainAttention(), when=lambda f: f.target.opset < OPSET),
     Step(
         lambda f: MatMulNBits(f.format, f.target.accuracy_level, f.text_dtype),
         when=lambda f: f.quantized,
@@ -82,7 +86,7 @@ WEIGHTS: Recipe = (
     Step(lambda f: Fold()),
     Step(lambda f: ReshapeChain()),
     Step(lambda f: Half(f.half_op), when=lambda f: f.text_dtype == F16),
-    Step(lambda f: Opset(f.target.opset), when=lambda f: f.target.opset < 23),
+    Step(lambda f: Opset(f.target.opset), when=lambda f: f.target.opset < OPSET),
 )
 
 DECODER: Recipe = (

@@ -94,9 +94,9 @@ def names(recipe: Recipe) -> list[str]:
     return [pass_of(step).name for step in recipe]
 
 
-def passes() -> dict[str, type[Pass]]:
-    """Every pass of the recipes by name, in the order of their first appearance."""
-    steps = (step for recipe in RECIPES.values() for step in recipe)
+def passes(recipes: Mapping[str, Recipe] = RECIPES) -> dict[str, type[Pass]]:
+    """Every pass of some recipes by name, in the order of their first appearance."""
+    steps = (step for recipe in recipes.values() for step in recipe)
     return {made.name: made for made in map(pass_of, steps)}
 
 

@@ -70,6 +70,8 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
                     "SkipSimplifiedLayerNormalization": BOTH,
                     "SkipLayerNormalization": BOTH,
                     "QuickGelu": frozenset({F32}),
+                    "MoE": BOTH,
+                    "QMoE": BOTH,
                     "MatMulNBits": BOTH,
                     "GatherBlockQuantized": BOTH,
                 }
@@ -95,6 +97,8 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
                     "SkipSimplifiedLayerNormalization": BOTH,
                     "SkipLayerNormalization": BOTH,
                     "QuickGelu": BOTH,
+                    "MoE": BOTH,
+                    "QMoE": frozenset({F16}),
                     "MatMulNBits": BOTH,
                     "GatherBlockQuantized": BOTH,
                 }

@@ -22,6 +22,12 @@ Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
 
 
+UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
+"""Plain integers by size."""
+TILE = 128
+"""Rows and columns of a matrix that are transposed at a time."""
+
+
 class Source(Protocol):
     """Rows of one or more arrays that are computed together.
 
@@ -108,6 +114,56 @@ class Transposed:
         return (out,)
 
 
+@dataclass(frozen=True)
+class Swapped:
+    """A stack of matrices `[E, N, K]` as `[E, K, N]`."""
+
+    source: Source
+
+    @property
+    def parts(self) -> tuple[tuple[ir.DataType, Shape], ...]:
+        """The stack, its matrices transposed."""
+        dtype, (e, n, k) = self.source.parts[0]
+        return ((dtype, (e, k, n)),)
+
+    def read(self, start: int, stop: int) -> tuple[Array, ...]:
+        """Whole matrices, transposed in tiles that fit the cache."""
+        (stack,) = self.source.read(start, stop)
+        e, n, k = stack.shape
+        plain = stack.view(UNSIGNED[stack.dtype.itemsize])  # NumPy moves these without a cast
+        out = np.empty((e, k, n), plain.dtype)
+        for matrix, turned in zip(plain, out, strict=True):
+            for first in range(0, n, TILE):
+                rows = slice(first, first + TILE)
+                for column in range(0, k, TILE):
+                    columns = slice(column, column + TILE)
+                    turned[columns, rows] = matrix[rows, columns].T
+        return (out.view(stack.dtype),)
+
+
+@dataclass(frozen=True)
+class Interleaved:
+    """A stack of matrices `[E, 2I, K]` with the rows of both halves in turn: 0, I, 1, I + 1, ...
+
+    Or, `back`, rows in turn as two halves.
+    """
+
+    source: Source
+    back: bool = False
+
+    @property
+    def parts(self) -> tuple[tuple[ir.DataType, Shape], ...]:
+        """The stack, same dtype and shape."""
+        return self.source.parts[:1]
+
+    def read(self, start: int, stop: int) -> tuple[Array, ...]:
+        """Whole matrices."""
+        (stack,) = self.source.read(start, stop)
+        e, n, k = stack.shape
+        halves = (e, n // 2, 2, k) if self.back else (e, 2, n // 2, k)
+        return (np.ascontiguousarray(stack.reshape(halves).swapaxes(1, 2)).reshape(e, n, k),)
+
+
 def narrow(source: Source) -> Source:
     """A source without a widening to float32, which another cast or quantizing makes needless."""
     widened = isinstance(source, Cast) and source.dtype == ir.DataType.FLOAT
@@ -115,10 +171,19 @@ def narrow(source: Source) -> Source:
 
 
 def transposed(source: Source) -> Source:
-    """A matrix transposed; a cast stays outermost, so that each number is cast once."""
+    """A matrix, or each of a stack, transposed; a cast stays outermost: a number is cast once."""
     if isinstance(source, Cast):
         return Cast(transposed(source.source), source.dtype)
-    return source.source if isinstance(source, Transposed) else Transposed(source)
+    if isinstance(source, Transposed | Swapped):
+        return source.source
+    return Transposed(source) if len(source.parts[0][1]) == 2 else Swapped(source)
+
+
+def interleaved(source: Source) -> Source:
+    """A stack with the rows of both halves in turn; a cast stays outermost."""
+    if isinstance(source, Cast):
+        return Cast(interleaved(source.source), source.dtype)
+    return Interleaved(source)
 
 
 @dataclass(frozen=True)
@@ -180,7 +245,8 @@ class RowScaled:
 class Quantized:
     """A matrix `[N, K]` in blocks: packed codes, scales, and zero points where asymmetric.
 
-    Shapes are those of `com.microsoft.MatMulNBits`: see `quant.blocks`.
+    Shapes are those of `com.microsoft.MatMulNBits`: see `quant.blocks`. Rows of a stack of matrices
+    `[E, N, K]` are rows too; each array then has E in front.
     """
 
     source: Source
@@ -190,20 +256,23 @@ class Quantized:
     @property
     def parts(self) -> tuple[tuple[ir.DataType, Shape], ...]:
         """Packed codes, scales, zero points."""
-        n, k = self.source.parts[0][1]
-        packed = (ir.DataType.UINT8, self.format.packed_shape(n, k))
-        scales = (self.scales, self.format.scales_shape(n, k))
+        *stack, n, k = self.source.parts[0][1]
+        packed = (ir.DataType.UINT8, (*stack, *self.format.packed_shape(n, k)))
+        scales = (self.scales, (*stack, *self.format.scales_shape(n, k)))
         if self.format.symmetric:
             return packed, scales
         zero_points = self.format.zero_points_shape(n, k)
         assert zero_points is not None
-        return packed, scales, (ir.DataType.UINT8, zero_points)
+        return packed, scales, (ir.DataType.UINT8, (*stack, *zero_points))
 
     def read(self, start: int, stop: int) -> tuple[Array, ...]:
-        """Quantize rows."""
+        """Quantize rows, or whole matrices of a stack."""
         (rows,) = self.source.read(start, stop)
-        parts = quant.quantize_rows(rows, self.format, scales_dtype=self.scales.numpy())
-        return tuple(part for part in parts if part is not None)
+        matrix = rows.reshape(-1, rows.shape[-1])
+        parts = quant.quantize_rows(matrix, self.format, scales_dtype=self.scales.numpy())
+        return tuple(
+            part.reshape(*rows.shape[:-1], *part.shape[1:]) for part in parts if part is not None
+        )
 
 
 class RowTensor(ir.LazyTensor):

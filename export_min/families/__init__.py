@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 FAMILIES = {
     "qwen3_vl": "Qwen3VLForConditionalGeneration",
+    "qwen3_vl_moe": "Qwen3VLMoeForConditionalGeneration",
+    "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
+    "qwen2_vl": "Qwen2VLForConditionalGeneration",
 }
 """`model_type` of config.json, which names the module here too, and the architecture."""
 
@@ -28,14 +31,20 @@ class Stack:
 
     Attributes:
         module: module path of the list, such as "model.visual.blocks".
-        order: for each layer, the layer of the short trace that it is like; all but the last of
-            those occur once, in rising order.
+        order: for each layer, the layer of the short trace that it is like; those that occur once
+            do so in rising order.
         traced: number of layers in the short trace.
     """
 
     module: str
     order: Sequence[int]
     traced: int
+
+    @classmethod
+    def of(cls, module: str, kinds: Sequence[Hashable]) -> Stack:
+        """A stack whose short trace has the first layer of each kind."""
+        found = list(dict.fromkeys(kinds))
+        return cls(module, [found.index(kind) for kind in kinds], len(found))
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,8 @@ class Family:
         parts: objects that config.json must hold.
         renames: patterns from published names of weights to those of the state dict, in order;
             the first that matches is taken.
+        turned: pattern of the state-dict names whose weights a checkpoint may hold with the last
+            two axes swapped.
     """
 
     model: Any
@@ -60,6 +71,12 @@ class Family:
     stacks: Callable[[Any], dict[str, Stack]]
     parts: tuple[str, ...] = ("text_config", "vision_config")
     renames: tuple[tuple[str, str], ...] = ()
+    turned: str | None = None
+
+    def fits(self, name: str, stored: Sequence[int], shape: Sequence[int]) -> bool:
+        """Whether a weight of shape `shape` may be stored as `stored`."""
+        swapped = self.turned is not None and re.fullmatch(self.turned, name) is not None
+        return stored == shape or (swapped and stored == (*shape[:-2], shape[-1], shape[-2]))
 
     def rename(self, name: str) -> str:
         """The state-dict name of a weight that a checkpoint calls `name`."""

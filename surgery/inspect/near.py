@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
-from surgery import runner
+import onnx_ir as ir
+
+from surgery import foreign, runner
 from surgery.contract import Miss, Site
 from surgery.errors import UserError
-from surgery.facts import Facts
-from surgery.recipes import RECIPES
+from surgery.facts import Facts, Options
+from surgery.recipes import RECIPES, Recipe
+from surgery.recipes_generic import GENERIC
 from surgery.scope import place
 from surgery.selection import Selection, known, names, pass_of, passes
 
@@ -52,10 +57,49 @@ def explain(name: str, facts: Facts, graph: str | None = None) -> list[Explanati
     return found
 
 
+def explain_foreign(
+    name: str, source: Path, recipe: str, options: Options, graph: str | None = None
+) -> list[Explanation]:
+    """The same for graphs that others exported, in a generic recipe.
+
+    Args:
+        name: the pass.
+        source: an ONNX file, or a folder of them.
+        recipe: "decoder", "vision" or "any".
+        options: precision, provider and sizes.
+        graph: the one graph of a folder to look at, by its name without ".onnx".
+
+    Raises:
+        UserError: no such pass, recipe or graph, or no such step with these options.
+    """
+    known("explain", name, passes(GENERIC))
+    steps = GENERIC[known("--recipe", recipe, GENERIC)]
+    if name not in names(steps):
+        raise UserError(f"{name}: no pass of the {recipe} recipe.")
+    paths = {path.stem: path for path in foreign.graphs(source)}
+    if graph is not None:
+        paths = {graph: paths[known("--graph", graph, paths)]}
+    found: list[Explanation] = []
+    for stem, path in paths.items():
+        with tempfile.TemporaryDirectory() as spill:
+            model = foreign.load(path, Path(spill))
+            found += walk(name, stem, model, steps, foreign.facts(options, model))
+    if not found:
+        raise UserError(f"{name}: no step of a run with these options.")
+    return found
+
+
 def explain_graph(name: str, graph: str, facts: Facts) -> Iterator[Explanation]:
-    """A pass at each of its places in one recipe."""
-    recipe = [step for step in RECIPES[graph] if step.when(facts)]
+    """A pass at each of its places in the recipe of a graph."""
     model = runner.load(facts.raw / f"{graph}.onnx", facts.weights)
+    yield from walk(name, graph, model, RECIPES[graph], facts)
+
+
+def walk(
+    name: str, graph: str, model: ir.Model, steps: Recipe, facts: Facts
+) -> Iterator[Explanation]:
+    """A pass at each of its places in a recipe, which is run up to there."""
+    recipe = [step for step in steps if step.when(facts)]
     last = max((i for i, step in enumerate(recipe) if pass_of(step).name == name), default=-1)
     for i, step in enumerate(recipe[: last + 1]):
         if pass_of(step).name == name:

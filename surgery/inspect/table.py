@@ -6,13 +6,16 @@ from collections.abc import Iterator
 
 from surgery.contract import FIELDS
 from surgery.recipes import RECIPES
+from surgery.recipes_generic import GENERIC
 from surgery.selection import names, passes
 
 
 def plain() -> str:
-    """Recipes and passes for a terminal."""
+    """Recipes and passes for a terminal; those for graphs of others come after the package's."""
     lines = [f"{name:<10} {' > '.join(names(recipe))}" for name, recipe in RECIPES.items()]
-    for name, made in passes().items():
+    lines += ["", "apply --recipe, for graphs of others:"]
+    lines += [f"{name:<10} {' > '.join(names(recipe))}" for name, recipe in GENERIC.items()]
+    for name, made in (passes() | passes(GENERIC)).items():
         about = made.describe()
         lines += ["", f"{name}: {about['summary']}"]
         lines += [f"  {word:<9} {about[word]}" for word in (*FIELDS, "upstream") if word in about]

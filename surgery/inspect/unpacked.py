@@ -16,11 +16,13 @@ import quant
 from surgery.inspect.copies import copied
 from surgery.weights import (
     Array,
+    Interleaved,
     Quantized,
     RowTensor,
     Shape,
     Source,
     Stored,
+    Swapped,
     Transposed,
     source_of,
     transposed,
@@ -29,7 +31,7 @@ from surgery.weights import (
 
 @dataclass(frozen=True)
 class Unpacked:
-    """What the blocks of a quantized weight say, as a float32 matrix."""
+    """What the blocks of a quantized weight say, as float32 in the weight's own shape."""
 
     source: Quantized
 
@@ -40,10 +42,13 @@ class Unpacked:
 
     def read(self, start: int, stop: int) -> tuple[Array, ...]:
         """Unpacked rows."""
-        packed, scales, *zeros = self.source.read(start, stop)
-        k = self.source.source.parts[0][1][1]
+        packed, scales, *zeros = (
+            part.reshape(-1, *part.shape[-axes:])
+            for part, axes in zip(self.source.read(start, stop), (2, 1, 1), strict=False)
+        )
+        *rows, k = self.source.source.parts[0][1]
         blocks = quant.Blocks(packed, scales, zeros[0] if zeros else None, self.source.format, k)
-        return (quant.dequantize(blocks),)
+        return (quant.dequantize(blocks).reshape(stop - start, *rows[1:], k),)
 
 
 def reference(before: ir.Model, after: ir.Model) -> ir.Model | None:
@@ -51,16 +56,15 @@ def reference(before: ir.Model, after: ir.Model) -> ir.Model | None:
     new = set(quantized(after)) - set(quantized(before))
     if not new:
         return None
-    by_file = {root(source): source for source in new}
+    by_file = {place: source for source in new if (place := root(source)) is not None}
     copy = copied(before)
     for graph in copy.graphs():
         for value in graph.initializers.values():
             source = source_of(value)
-            blocks = by_file.get(root(source)) if source is not None else None
+            place = root(source)
+            blocks = by_file.get(place) if place is not None else None
             if source is not None and blocks is not None:
-                unpacked: Source = Unpacked(blocks)
-                if turned(source) != turned(blocks.source):
-                    unpacked = transposed(unpacked)
+                unpacked = arranged(stored(Unpacked(blocks), blocks.source), source)
                 value.const_value = RowTensor(unpacked, name=value.name or "")
                 widen(value, source.parts[0][0])
     return copy
@@ -93,10 +97,22 @@ def root(source: Any) -> Stored | None:
     return source
 
 
-def turned(source: Any) -> bool:
-    """Whether a chain of sources transposes."""
-    odd = False
-    while not isinstance(source, Stored) and source is not None:
-        odd ^= isinstance(source, Transposed)
-        source = getattr(source, "source", None)
-    return odd
+def stored(numbers: Source, source: Any) -> Source:
+    """Numbers that lie as `source` gives them, as they lie in the checkpoint."""
+    while not isinstance(source, Stored):
+        if isinstance(source, Transposed | Swapped):
+            numbers = transposed(numbers)
+        elif isinstance(source, Interleaved):
+            numbers = Interleaved(numbers, not source.back)
+        source = source.source
+    return numbers
+
+
+def arranged(numbers: Source, source: Any) -> Source:
+    """Numbers that lie as in the checkpoint, as `source` gives them."""
+    if isinstance(source, Stored):
+        return numbers
+    numbers = arranged(numbers, source.source)
+    if isinstance(source, Transposed | Swapped):
+        return transposed(numbers)
+    return Interleaved(numbers, source.back) if isinstance(source, Interleaved) else numbers

@@ -10,7 +10,7 @@ TEMPLATE = """\
 
 {source} for [onnxruntime-genai](https://github.com/microsoft/onnxruntime-genai) 0.18 or newer,
 execution provider `{provider}`: vision and embedding in {precision}, decoder in {text}.
-DeepStack is carried, M-RoPE is exact, pictures of any size and number.
+{carried}M-RoPE is exact, pictures of any size and number.
 
 ```python
 import json
@@ -49,6 +49,7 @@ def model_card(facts: Facts, layout: Layout) -> str:
         precision=options.precision,
         text=options.text_precision,
         folder=".",
+        carried="DeepStack is carried, " if facts.levels else "",
         files=sizes,
         quantization=quantization(facts),
     )
@@ -59,6 +60,8 @@ def quantization(facts: Facts) -> str:
     if not facts.quantized:
         return f"Weights as in the checkpoint, in {facts.options.text_precision}."
     kind = "symmetric" if facts.options.symmetric else "asymmetric"
-    return (
-        f"Decoder and head: 4 bits, round to nearest, {kind}, blocks of {facts.options.block_size}."
-    )
+    blocks = f"round to nearest, {kind}, blocks of {facts.options.block_size}"
+    if facts.experts and not facts.quantized_experts:
+        width = facts.text_dtype.itemsize * 8
+        return f"Decoder but its experts: 4 bits, {blocks}. Experts: {width} bits."
+    return f"Decoder and head: 4 bits, {blocks}."

@@ -11,7 +11,7 @@ from typing import Any
 from surgery.errors import PackageError
 from surgery.facts import Facts
 
-VISION, EMBEDDING, DECODER = "qwen3vl-vision.onnx", "qwen3vl-embedding.onnx", "model.onnx"
+DECODER = "model.onnx"
 PROCESSOR = "processor_config.json"
 
 SEARCH_LENGTH = 4096
@@ -24,18 +24,27 @@ CPU_SESSIONS: dict[str, dict[str, Any]] = {
         "intra_op_num_threads": 0,
         "session.disable_prepacking": "1",
         "optimization.disable_specified_optimizers": "ConstantFolding",
+        "enable_cpu_mem_arena": False,
     },
 }
 """Measured with `tests/bench/load.py` and `tests/bench/generate.py` on a 4B shape.
 
 0 threads means one a physical core; left out, the runtime takes half the logical cores, which
 halves the speed where a core has one thread. A second pool for the embedding graph would only
-spin against the decoder's. Prepacking would hold a second copy of the vision tower (1.6 GB) to
-save a twentieth of its time.
+spin against the decoder's. The vision tower runs once a picture and keeps nothing between: no
+prepacked second copy of its weights (which would save a twentieth of its time), no weights cast
+to float32 at load (folding would do that), no arena for its activations.
 """
 
 SAMPLING = ("do_sample", "temperature", "top_k", "top_p", "repetition_penalty")
 """Taken over from generation_config.json."""
+
+
+def filenames(facts: Facts) -> dict[str, str]:
+    """The file of each graph: qwen3vl-vision.onnx, qwen3vl-embedding.onnx, model.onnx."""
+    family = facts.family.runtime.replace("_", "")
+    beside = {part: f"{family}-{part}.onnx" for part in ("vision", "embedding")}
+    return {**beside, "decoder": DECODER}
 
 
 def genai_config(facts: Facts) -> dict[str, Any]:
@@ -45,6 +54,7 @@ def genai_config(facts: Facts) -> dict[str, Any]:
     travels through it, where a family has it.
     """
     levels = {"per_layer_inputs": "per_layer_inputs"} if facts.levels else {}
+    files = filenames(facts)
     ends = end_tokens(facts)
     provider = [dict(facts.target.options)] if facts.target.options else []
     session: dict[str, Any] = {"log_id": "onnxruntime-genai", "provider_options": provider}
@@ -79,7 +89,7 @@ def genai_config(facts: Facts) -> dict[str, Any]:
             "video_token_id": int(config["video_token_id"]),
             "vision_start_token_id": int(config["vision_start_token_id"]),
             "decoder": {
-                "filename": DECODER,
+                "filename": files["decoder"],
                 "session_options": session | sessions.get("decoder", {}),
                 "head_size": facts.head_dim,
                 "hidden_size": int(facts.text["hidden_size"]),
@@ -101,18 +111,18 @@ def genai_config(facts: Facts) -> dict[str, Any]:
                 },
             },
             "embedding": {
-                "filename": EMBEDDING,
+                "filename": files["embedding"],
                 "session_options": session | sessions.get("embedding", {}),
                 "inputs": {"input_ids": "input_ids", "image_features": "image_features"},
                 "outputs": {"inputs_embeds": "inputs_embeds", **levels},
             },
             "vision": {
-                "filename": VISION,
+                "filename": files["vision"],
                 "config_filename": PROCESSOR,
                 "session_options": session | sessions.get("vision", {}),
                 "spatial_merge_size": int(facts.vision["spatial_merge_size"]),
                 "patch_size": int(facts.vision["patch_size"]),
-                "tokens_per_second": 2.0,
+                "tokens_per_second": float(facts.vision.get("tokens_per_second", 2)),
                 "inputs": {"pixel_values": "pixel_values", "image_grid_thw": "image_grid_thw"},
                 "outputs": {"image_features": "image_features"},
             },

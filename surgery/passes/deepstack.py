@@ -66,6 +66,7 @@ class DeepStack(NodePass[Level]):
         self.levels = []
         count = super().apply(model)
         if count:
+            remeasure(model.graph)
             unread = [v for v in model.graph.inputs if not v.uses() and v.name in SPARSE]
             for value in unread:
                 model.graph.inputs.remove(value)
@@ -94,6 +95,20 @@ class DeepStack(NodePass[Level]):
         for value in node.outputs:
             value.type, value.shape = dtype, ir.Shape((b, s, h))
         return list(node.outputs)
+
+
+def remeasure(graph: ir.Graph) -> None:
+    """Read lengths off `inputs_embeds [B, S, H]` that a trace happened to read off the mask."""
+    inputs = {value.name: value for value in graph.inputs}
+    mask, embeds = (inputs.get(name) for name in (SPARSE[0], "inputs_embeds"))
+    if mask is None or embeds is None or mask.shape is None or embeds.shape is None:
+        return
+    if embeds.shape[: len(mask.shape)] == tuple(mask.shape):
+        for use in list(mask.uses()):
+            if use.node.op_type == "Shape":
+                end = use.node.attributes.get_int("end", len(mask.shape))
+                use.node.attributes["end"] = ir.AttrInt64("end", end)
+                use.node.replace_input_with(0, embeds)
 
 
 def places(indices: ir.Value | None, m: Matcher) -> ir.Value:

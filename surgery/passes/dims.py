@@ -16,6 +16,9 @@ ARITHMETIC = re.compile(r"[\w\s+*/()-]+")
 """What is read as an expression: sympy would evaluate anything else as Python."""
 
 
+BOUNDED = re.compile(r"Min\((\d+), ?(\w+)\)|Min\((\w+), ?(\d+)\)")
+"""A length that the rows of a table bound."""
+PAIRWISE = ("Add", "Sub", "Mul", "Div")
 NORMS = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 
 
@@ -24,7 +27,8 @@ class Dims(Pass):
 
     before  the same length as "sequence + past" here and "past + sequence" there
     after   expressions in sympy's order, known ones under a name: "total", and a length that a
-            product or a norm with a weight fixes as that number
+            product or a norm with a weight fixes as that number; Min(512, s) as s where a sum of
+            both shows that they are one
     keeps   every node; dimensions only gain the same name for the same length
     not     dimensions that a tool left without a name
     why     shape checks compare dimensions as strings: a fusion would fire in one layer of two
@@ -42,7 +46,7 @@ class Dims(Pass):
         super().__init__()
         self.aliases = dict(aliases or {})
         self.known: dict[str, str] = {}
-        self.fixed: dict[str, int] = {}
+        self.fixed: dict[str, int | str] = {}
 
     def canonical(self, dim: str) -> str | int:
         """The one spelling of a dimension."""
@@ -55,7 +59,8 @@ class Dims(Pass):
                 except (sympy.SympifyError, SyntaxError, TypeError):
                     pass
             self.known[dim] = self.aliases.get(spelled, spelled)
-        return self.fixed.get(dim, self.known[dim])
+        spelled = self.known[dim]
+        return self.fixed.get(dim, int(spelled) if spelled.isdecimal() else spelled)
 
     def values(self, model: ir.Model) -> Iterator[ir.Value]:
         """Values with a dimension that is spelled otherwise."""
@@ -81,14 +86,36 @@ class Dims(Pass):
         return len(found)
 
 
-def fixed(model: ir.Model) -> dict[str, int]:
-    """Lengths of rows that a product or a norm with a weight fixes."""
-    found: dict[str, int] = {}
+def fixed(model: ir.Model) -> dict[str, int | str]:
+    """Lengths that an op fixes: of rows by a weight, of bounded ones by what is added to them."""
+    found: dict[str, int | str] = {}
     for node in (node for graph in model.graphs() for node in graph):
+        if node.op_type in PAIRWISE:
+            found.update(bounded(node))
         x, rows = (*node.inputs, None)[0], rows_of(node)
         if x is not None and x.shape and rows is not None and named(dim := x.shape[-1]):
             found[str(dim.value)] = rows
     return found
+
+
+def bounded(node: ir.Node) -> Iterator[tuple[str, str]]:
+    """Bounded lengths and what they are: a sum with the unbounded one takes no shorter one.
+
+    Neither is stretched: that would need a length of 1, and a table has more rows than one.
+    """
+    shapes = [v.shape for v in node.inputs if v is not None and v.shape is not None]
+    if len(shapes) != 2:
+        return
+    for pair in zip(reversed(shapes[0]), reversed(shapes[1]), strict=False):
+        for dim, beside in (pair, pair[::-1]):
+            if not named(dim) or not named(beside):
+                continue
+            parts = BOUNDED.fullmatch(str(dim.value))
+            if parts is None:
+                continue
+            number, word = parts[1] or parts[4], parts[2] or parts[3]
+            if int(number) > 1 and word == str(beside.value):
+                yield str(dim.value), word
 
 
 def rows_of(node: ir.Node) -> int | None:

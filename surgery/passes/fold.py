@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+
+import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 from onnxscript.optimizer._constant_folding import FoldConstantsPass
@@ -23,7 +26,8 @@ SMALL = 16
 class Fold(Pass):
     """Constants computed once, copies of a computation merged, dead nodes gone.
 
-    before  shape arithmetic on constants, `Constant` nodes, `Identity`, the same node twice
+    before  shape arithmetic on constants and on lengths that are known, `Constant` nodes,
+            `Identity`, the same node twice
     after   initializers, one node each
     keeps   weights of the checkpoint: none is read, renamed or merged with an equal one
     not     results over 4 MB, and what depends on them
@@ -47,8 +51,21 @@ class Fold(Pass):
         return before - sum(len(graph) for graph in model.graphs())
 
 
+FOLDER = logging.getLogger("onnxscript.optimizer._constant_folding")
+
+
 def tidy(model: ir.Model) -> None:
-    """Run the stock passes to their fixed point."""
+    """Run the stock passes to their fixed point, silently: what folds not is no fault."""
+    level = FOLDER.level
+    FOLDER.setLevel(logging.ERROR)
+    try:
+        run(model)
+    finally:
+        FOLDER.setLevel(level)
+
+
+def run(model: ir.Model) -> None:
+    """The passes, up to eight times."""
     passes = ir.passes.PassManager(
         [
             FoldConstantsPass(
@@ -58,6 +75,7 @@ def tidy(model: ir.Model) -> None:
                 should_fold=spare_weights,
             ),
             common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+            Lengths(),
             Precompute(),
             MergeConstants(),
             common.IdentityEliminationPass(),
@@ -68,6 +86,45 @@ def tidy(model: ir.Model) -> None:
         early_stop=True,
     )
     passes(model)
+
+
+class Lengths(ir.passes.InPlacePass):
+    """Lengths that are known, read out of shapes that are known in part."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Replace every `Gather(Shape(x), i)` of a fixed length."""
+        modified = False
+        for graph in model.graphs():
+            for node in list(graph):
+                array = length(node)
+                value = node.outputs[0]
+                if array is None or value.is_graph_output() or not value.uses():
+                    continue
+                name = value.name or ""
+                value.name = f"{name}.computed"
+                made = initializer(graph, name, ir.tensor(array, name=name))
+                value.replace_all_uses_with(made)
+                modified = True
+        common.RemoveUnusedNodesPass()(model)
+        return ir.passes.PassResult(model, modified=modified)
+
+
+def length(node: ir.Node) -> np.ndarray | None:
+    """What `Gather(Shape(x), i)` gives, where those lengths are known."""
+    if node.op_type != "Gather" or node.attributes.get_int("axis", 0) != 0:
+        return None
+    made = node.inputs[0].producer() if node.inputs[0] is not None else None
+    at = constant(node.inputs[1])
+    if made is None or made.op_type != "Shape" or made.inputs[0] is None or at is None:
+        return None
+    shape = made.inputs[0].shape
+    start, end = made.attributes.get_int("start", 0), made.attributes.get_int("end", 1 << 31)
+    if shape is None:
+        return None
+    found = [shape[start:end][int(i)] for i in at.ravel()]
+    if not all(isinstance(d, int) for d in found):
+        return None
+    return np.array(found, np.int64).reshape(at.shape)
 
 
 class Precompute(ir.passes.InPlacePass):

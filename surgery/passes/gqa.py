@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from surgery.contract import Builder, Matcher, NodePass, replace
-from surgery.heads import merged, split
+from surgery.heads import flat, merged, split
 from surgery.masks import Mask, read_mask
 
 
@@ -19,7 +19,7 @@ class Grouped:
     query: ir.Value
     key: ir.Value
     value: ir.Value
-    """New queries, keys and values, `[B, S, heads * head_dim]`."""
+    """New queries, keys and values, `[B, S, heads * head_dim]` or `[B, S, heads, head_dim]`."""
     past_key: ir.Value
     past_value: ir.Value
     present_key: ir.Value
@@ -98,7 +98,8 @@ class Gqa(NodePass[Grouped]):
         if self.lengths is None:
             self.lengths = lengths(found.mask.padding, add)
         inputs = [
-            *(found.query, found.key, found.value, found.past_key, found.past_value),
+            *(flat(x, add) for x in (found.query, found.key, found.value)),
+            *(found.past_key, found.past_value),
             *self.lengths,
         ]
         attributes: dict[str, object] = {

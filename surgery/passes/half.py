@@ -16,7 +16,7 @@ F32, F16 = ir.DataType.FLOAT, ir.DataType.FLOAT16
 COMPUTE = frozenset(
     {
         *("MatMul", "Gemm", "MatMulNBits", "GroupQueryAttention", "MultiHeadAttention"),
-        *("Gelu", "QuickGelu", "If"),
+        *("Gelu", "QuickGelu", "MoE", "QMoE", "If"),
     }
 )
 """Ops that compute in float16: products, attention (in the branches of `If` too), activations."""
@@ -31,7 +31,7 @@ class Half(Pass):
     before  every activation float32
     after   products, attention and activations float16 ; norms, rotary and residual float32
     keeps   dtypes of graph inputs and outputs, but for the cache, which becomes float16
-    not     ops for which the provider has no float16 kernel
+    not     ops for which the provider has no float16 kernel; the product that chooses experts
     why     half the weights and twice the products; sums of squares and angles need float32
     upstream huggingface/transformers#33294
     """
@@ -50,7 +50,8 @@ class Half(Pass):
     def pending(self, model: ir.Model) -> Iterator[ir.Node]:
         """Nodes that compute in float32 and should not."""
         for node in model.graph:
-            if node.op_type in COMPUTE and self.supported(node) and touches(node, F32):
+            wanted = node.op_type in COMPUTE and self.supported(node) and not chooses(node)
+            if wanted and touches(node, F32):
                 yield node
 
     def supported(self, node: ir.Node) -> bool:
@@ -85,6 +86,20 @@ def touches(node: ir.Node, dtype: ir.DataType) -> bool:
     """Whether a node makes or reads activations of a dtype."""
     values = [*node.outputs, *(v for graph in branches(node) for v in captured(graph))]
     return any(v.dtype == dtype for v in values) and bool(node.outputs)
+
+
+def chooses(node: ir.Node) -> bool:
+    """Whether a product chooses experts: rounded to float16, near ties would choose others."""
+    uses = [use for value in node.outputs for use in value.uses()]
+    for use in uses:
+        reader, following = use.node, use.node.successors()
+        if reader.op_type == "Softmax" and any(n.op_type == "TopK" for n in following):
+            return True
+        if reader.op_type == "Cast":
+            uses.extend(use for value in reader.outputs for use in value.uses())
+        if reader.op_type in ("MoE", "QMoE") and use.idx == 1:
+            return True
+    return False
 
 
 def captured(graph: ir.Graph) -> list[ir.Value]:

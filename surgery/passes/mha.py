@@ -1,4 +1,4 @@
-"""Attention without a mask as the runtime's own op."""
+"""Attention as the runtime's own op, on rows as projections give them."""
 
 from __future__ import annotations
 
@@ -8,18 +8,23 @@ import numpy as np
 import onnx_ir as ir
 
 from surgery.contract import Builder, Matcher, NodePass, constant, replace
-from surgery.heads import merged, split
+from surgery.heads import flat, merged, split
+from surgery.passes.plain_attention import bias
 from surgery.probe import Leaks, Region
+
+FLOAT, BOOL = ir.DataType.FLOAT, ir.DataType.BOOL
 
 
 @dataclass(frozen=True)
 class Full:
-    """One attention of every position to every other."""
+    """One attention of positions to positions."""
 
     query: ir.Value
     key: ir.Value
     value: ir.Value
-    """`[B, S, N * D]`."""
+    """`[B, S, N * D]` or `[B, S, N, D]`."""
+    mask: ir.Value | None
+    """`[B, N, S, T]`, or 1 in place of B or N; None where it hides nothing."""
     heads: int
     scale: float
     end: ir.Value
@@ -27,13 +32,14 @@ class Full:
 
 
 class Mha(NodePass[Full]):
-    """Attention without a mask takes its rows as they come out of the projections.
+    """Attention takes its rows as they come out of the projections.
 
-    before  Attention(q, k, v [B, N, S, D], each Transpose(Reshape(x))) ; Transpose ; Reshape
-    after   MultiHeadAttention(x_q, x_k, x_v [B, S, N * D])
+    before  Attention(q, k, v [B, N, S, D], each Transpose(Reshape(x)), mask) ; Transpose ; Reshape
+    after   MultiHeadAttention(x_q, x_k, x_v [B, S, N * D], mask as numbers to be added)
     keeps   values up to the order of sums; a mask that hides nothing is left out: a constant, or
-            one of shapes alone, found by running it
-    not     a mask that hides something; fewer key than query heads
+            one of shapes alone, found by running it; a query that a mask of bool leaves no key
+            gets the mean of all values instead of zero
+    not     a cache; fewer key than query heads; a mask of other lengths
     why     four copies of activations go, and scores are computed in blocks that fit the cache
     """
 
@@ -44,6 +50,7 @@ class Mha(NodePass[Full]):
         """Start without knowledge of any mask."""
         super().__init__()
         self.masks: dict[ir.Value, str | None] = {}
+        self.biases: dict[ir.Value, ir.Value] = {}
 
     def mask(self, mask: ir.Value) -> str | None:
         """What a mask hides, None for nothing."""
@@ -57,26 +64,54 @@ class Mha(NodePass[Full]):
             return super().apply(model)
         finally:
             self.masks.clear()
+            self.biases.clear()
 
     def match(self, node: ir.Node, m: Matcher) -> Full:
         """Queries, keys and values back to where their heads were split off."""
         query, key, value, mask, *past = (*node.inputs, None, None)
         m.check(not any(past), "no cache", "past keys")
-        reason = self.mask(mask) if mask is not None else None
-        m.check(reason is None, "a mask that hides nothing", reason)
+        if mask is not None and self.mask(mask) is None:
+            mask = None
+        if mask is not None:
+            fits(mask, query, key, m)
         own = node.attributes.get_int("is_causal", 0), node.attributes.get_float("softcap", 0.0)
         m.check(own == (0, 0.0), "attention that is neither causal nor capped", own)
         (q, heads), (k, kv_heads), (v, _) = (split(x, m) for x in (query, key, value))
         m.check(heads == kv_heads, f"{heads} key heads", kv_heads)
         scale = node.attributes.get_float("scale", 0.0)  # 0 is the root of the width in both ops
-        return Full(q, k, v, heads, scale, merged(node.outputs[0], m))
+        return Full(q, k, v, mask, heads, scale, merged(node.outputs[0], m))
 
     def rewrite(self, node: ir.Node, found: Full, add: Builder) -> None:
         """One node in place of nine."""
         attributes = {"num_heads": found.heads, "scale": found.scale}
-        inputs = [found.query, found.key, found.value]
+        inputs: list[ir.Value | None] = [
+            flat(x, add) for x in (found.query, found.key, found.value)
+        ]
+        if found.mask is not None:
+            if found.mask not in self.biases:
+                self.biases[found.mask] = bias(found.mask, add)
+            inputs += [None, None, self.biases[found.mask]]
         out = add("MultiHeadAttention", inputs, attributes, domain="com.microsoft", like=found.end)
         replace(found.end, out)
+
+
+def fits(mask: ir.Value, query: ir.Value | None, key: ir.Value | None, m: Matcher) -> None:
+    """A mask that the op takes: of all queries and keys."""
+    assert query is not None and key is not None
+    m.check(mask.dtype in (BOOL, FLOAT), "a mask of bool or float32", mask.dtype)
+    m.rank(mask, 4)
+    known = mask.shape is not None and query.shape is not None and key.shape is not None
+    m.check(known, "known shapes", (query.shape, key.shape))
+    assert mask.shape is not None and query.shape is not None and key.shape is not None
+    wanted = [query.shape[0], query.shape[1], query.shape[2], key.shape[2]]
+    alike = [same(d, w) or (d == 1 and i < 2) for i, (d, w) in enumerate(zip(mask.shape, wanted))]
+    what = f"a mask that hides nothing, or one of {ir.Shape(wanted)}"
+    m.check(all(alike), what, mask.shape)
+
+
+def same(a: int | ir.SymbolicDim, b: int | ir.SymbolicDim) -> bool:
+    """Whether two lengths are known to be equal."""
+    return a == b and (isinstance(a, int) or a.value is not None)
 
 
 def read_mask(mask: ir.Value) -> str | None:

@@ -92,7 +92,9 @@ class PackedAttention(NodePass[Packed]):
         columns = found.heads * found.width
         key = (found.ends, columns)
         if key not in self.shared:
-            self.shared[key] = segments(found.ends, columns, add)
+            # onnxruntime takes axes of one name for axes of one length
+            name = f"segments_{len(self.shared)}" if self.shared else "segments"
+            self.shared[key] = segments(found.ends, columns, name, add)
         shared = self.shared[key]
         flat = add.constant(np.array([1, -1, columns], np.int64), f"one_row_of_{columns}")
         rows = found.query.shape[0] if found.query.shape is not None else None
@@ -149,8 +151,8 @@ def packed_rows(value: ir.Value | None, m: Matcher) -> ir.Value:
     return rows
 
 
-def segments(ends: ir.Value, columns: int, add: Builder) -> Segments:
-    """Compute once for all layers what the branches need."""
+def segments(ends: ir.Value, columns: int, axis: str, add: Builder) -> Segments:
+    """Compute once for all layers what the branches need; `axis` names that of segments."""
 
     def ints(*numbers: int) -> ir.Value:
         return add.constant(np.array(numbers, np.int64), "ints_" + "_".join(map(str, numbers)))
@@ -160,10 +162,10 @@ def segments(ends: ir.Value, columns: int, add: Builder) -> Segments:
     ) -> ir.Value:
         return add(name, inputs, attributes, dtype=INT64, shape=shape)
 
-    ends = op("Reshape", [ends, ints(-1)], ("segments",))
+    ends = op("Reshape", [ends, ints(-1)], (axis,))
     head = op("Slice", [ends, ints(0), ints(-1), ints(0)], (None,))
-    starts = op("Concat", [ints(0), head], ("segments",), axis=0)
-    length = op("Sub", [ends, starts], ("segments",))
+    starts = op("Concat", [ints(0), head], (axis,), axis=0)
+    length = op("Sub", [ends, starts], (axis,))
     longest = op("ReduceMax", [length], (1,), keepdims=1)
     shortest = op("ReduceMin", [length], (1,), keepdims=1)
     count = op("Shape", [ends], (1,))
@@ -225,34 +227,35 @@ def loop_branch(
     columns: int,
     add: Builder,
 ) -> ir.Graph:
-    """One attention a segment, results appended to a growing row."""
+    """One attention a segment, results put in a sequence.
 
-    def value(name: str, dtype: ir.DataType, shape: tuple[object, ...]) -> ir.Value:
-        return ir.Value(
-            name=add.unique(name),
-            type=ir.TensorType(dtype),
-            shape=ir.Shape(shape),  # type: ignore[arg-type]
-        )
+    A row that grows by `Concat` would be copied once a segment: with the hundreds of windows of a
+    large picture, six times the time of the whole loop.
+    """
+
+    def value(name: str, dtype: ir.DataType) -> ir.Value:
+        return ir.Value(name=add.unique(name), type=ir.TensorType(dtype), shape=ir.Shape(()))
+
+    def sequence(value: ir.Value) -> ir.Value:
+        value.type, value.shape = ir.SequenceType(ir.TensorType(FLOAT)), None
+        return value
 
     body = Inner(add)
-    step, go, row = (
-        value("step", INT64, ()),
-        value("go", BOOL, ()),
-        value("row", FLOAT, (1, None, columns)),
-    )
+    step, go, done = value("step", INT64), value("go", BOOL), sequence(value("done", FLOAT))
     zero, one = (add.constant(np.array([n], np.int64), f"ints_{n}") for n in (0, 1))
     at = body("Unsqueeze", [step, zero], dtype=INT64)
     start = body("Gather", [shared.starts, at], {"axis": 0}, dtype=INT64)
     stop = body("Gather", [shared.ends, at], {"axis": 0}, dtype=INT64)
     segment = [body("Slice", [value, start, stop, one]) for value in (q, k, v)]
     out = body("MultiHeadAttention", segment, attributes, domain="com.microsoft")
-    longer = body("Concat", [row, out], {"axis": 1})
+    more = sequence(body("SequenceInsert", [done, out]))
     again = body("Identity", [go], dtype=BOOL)
-    loop = body.graph("segment", [step, go, row], [again, longer])
+    loop = body.graph("segment", [step, go, done], [again, more])
 
     inner = Inner(add)
     trips = inner("Squeeze", [shared.count, zero], dtype=INT64)
     empty = add.constant(np.zeros((1, 0, columns), np.float32), f"no_rows_of_{columns}")
     true = add.constant(np.array(True), "true")
-    out = inner("Loop", [trips, true, empty], {"body": loop})
-    return inner.graph("unlike", [], [out])
+    none = sequence(inner("SequenceConstruct", [empty]))  # of the dtype that `half` may change
+    parts = sequence(inner("Loop", [trips, true, none], {"body": loop}))
+    return inner.graph("unlike", [], [inner("ConcatFromSequence", [parts], {"axis": 1})])

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import onnx_ir as ir
 
-from surgery.contract import Builder, Matcher, NodePass, constant, replace
+from surgery.contract import Builder, Matcher, Miss, NodePass, constant, replace
+
+CHAIN = ("Reshape", "Squeeze", "Unsqueeze")
 
 
 class ReshapeChain(NodePass[ir.Value]):
@@ -20,17 +24,24 @@ class ReshapeChain(NodePass[ir.Value]):
     name = "reshape"
     anchors = ("Reshape",)
 
+    def scan(self, model: ir.Model) -> Iterator[tuple[ir.Node, ir.Value | Miss]]:
+        """Last ones first: an inner reshape that went would take away what an outer one skips."""
+        yield from reversed(list(super().scan(model)))
+
     def match(self, node: ir.Node, m: Matcher) -> ir.Value:
         """The value to reshape, or to read, instead."""
         source, out = node.inputs[0], node.outputs[0]
         assert source is not None
         if same_shape(source, out) and not out.is_graph_output():
             return source
-        inner = m.producer(source, "Reshape", "Squeeze", "Unsqueeze")
+        inner = m.producer(source, *CHAIN)
         shape = constant(node.inputs[1])
         m.check(shape is not None and bool((shape != 0).all()), "a final shape without 0", shape)
         first = inner.inputs[0]
         assert first is not None
+        while (made := first.producer()) is not None and made.op_type in CHAIN:
+            first = made.inputs[0]
+            assert first is not None
         return first
 
     def rewrite(self, node: ir.Node, found: ir.Value, add: Builder) -> None:

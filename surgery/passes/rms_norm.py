@@ -23,7 +23,8 @@ class Norm:
 class RmsNorm(NodePass[Norm]):
     """Six nodes of RMS normalization become one.
 
-    before  x * Reciprocal(Sqrt(ReduceMean(x ** 2, -1) + epsilon)) * weight
+    before  x * Reciprocal(Sqrt(ReduceMean(x ** 2, -1) + epsilon)) * weight, the root also written
+            as a power; or RMSNormalization where the provider wants the other op
     after   RMSNormalization(x, weight), or onnxruntime's own SimplifiedLayerNormalization
     keeps   float32 statistics (stash_type 1); the sum of squares may be taken in another order
     not     a mean over other axes than the last; a weight that is not one row
@@ -31,7 +32,7 @@ class RmsNorm(NodePass[Norm]):
     """
 
     name = "rms_norm"
-    anchors = ("ReduceMean",)
+    anchors = ("ReduceMean", "RMSNormalization")
 
     def __init__(self, op: str = "RMSNormalization") -> None:
         """Choose the op.
@@ -45,6 +46,8 @@ class RmsNorm(NodePass[Norm]):
 
     def match(self, node: ir.Node, m: Matcher) -> Norm:
         """Walk from the mean up to x and down to the scaling."""
+        if node.op_type == "RMSNormalization":
+            return self.renamed(node, m)
         square = node.inputs[0]
         assert square is not None
         x = squared(square, m)
@@ -52,6 +55,15 @@ class RmsNorm(NodePass[Norm]):
         normed, epsilon = scaled(node.outputs[0], x, m)
         weight, end = affine(normed, m)
         return Norm(x, weight, epsilon, end)
+
+    def renamed(self, node: ir.Node, m: Matcher) -> Norm:
+        """A norm under the other name."""
+        x, weight = node.inputs
+        assert x is not None and weight is not None
+        m.check(self.op != node.op_type, f"another op than {self.op}", node.op_type)
+        axis = node.attributes.get_int("axis", -1)
+        m.check(axis in (-1, len(x.shape or ()) - 1), "a norm over the last axis", axis)
+        return Norm(x, weight, node.attributes.get_float("epsilon", 1e-5), node.outputs[0])
 
     def rewrite(self, node: ir.Node, found: Norm, add: Builder) -> None:
         """One node in place of six."""

@@ -53,6 +53,18 @@ class Sdpa(NodePass[Written]):
     name = "sdpa"
     anchors = ("Softmax",)
 
+    def __init__(self) -> None:
+        """Start without masks."""
+        super().__init__()
+        self.masks: dict[ir.Value, ir.Value] = {}
+
+    def apply(self, model: ir.Model) -> int:
+        """Rewrite, then forget this graph's masks."""
+        try:
+            return super().apply(model)
+        finally:
+            self.masks.clear()
+
     def match(self, node: ir.Node, m: Matcher) -> Written:
         """Up to queries and keys, down to values."""
         assert isinstance(node.graph, ir.Graph)
@@ -95,11 +107,25 @@ class Sdpa(NodePass[Written]):
             key = add("Transpose", [key], perm, dtype=key.dtype, shape=(b, n, t, d))
         inputs = [found.query, key, found.value]
         if found.mask is not None:
-            inputs.append(found.mask)
+            if found.mask not in self.masks:
+                self.masks[found.mask] = spread(found.mask, found.query, add)
+            inputs.append(self.masks[found.mask])
         attributes: dict[str, object] = {"scale": found.scale, "is_causal": 0}
         if found.softcap:
             attributes["softcap"] = found.softcap
         replace(found.end, add("Attention", inputs, attributes, like=found.end))
+
+
+def spread(mask: ir.Value, query: ir.Value, add: Builder) -> ir.Value:
+    """A mask with a row for each query: onnxruntime's `Attention` takes no other."""
+    shape, rows = mask.shape, query.shape[2] if query.shape is not None else None
+    if shape is None or len(shape) < 2 or shape[-2] != 1 or rows == 1:
+        return mask
+    one = add.constant(np.array([1], np.int64), "one")
+    length = add("Shape", [query], {"start": 2, "end": 3}, dtype=ir.DataType.INT64, shape=[1])
+    wide = add("Concat", [length, one], {"axis": 0}, dtype=ir.DataType.INT64, shape=[2])
+    dims = (*shape[:-2], rows, shape[-1])
+    return add("Expand", [mask, wide], dtype=mask.dtype, shape=dims)
 
 
 def masked(scores: ir.Value, m: Matcher) -> tuple[ir.Value | None, ir.Value]:

@@ -12,7 +12,8 @@ class WeightTranspose(NodePass[Source]):
     """A transposed weight becomes a weight in that layout.
 
     before  MatMul(x, Transpose(weight [N, K]))
-    after   MatMul(x, weight [K, N]), transposed when the package is written
+    after   MatMul(x, weight [K, N]), transposed when the package is written ; stacks of matrices
+            [E, N, K] too
     keeps   the weight's name and numbers
     not     a weight that something else reads as it lies
     why     onnxruntime would transpose at every load and hold both copies
@@ -26,9 +27,10 @@ class WeightTranspose(NodePass[Source]):
         weight = node.inputs[0]
         assert weight is not None
         m.check(weight.is_initializer(), "an initializer", weight.name)
-        m.rank(weight, 2)
-        perm = node.attributes.get_ints("perm", (1, 0))
-        m.check(list(perm) == [1, 0], "axes swapped", perm)
+        m.rank(weight, 2, 3)
+        perm = list(node.attributes.get_ints("perm", ()))
+        swapped = [[], [1, 0]] if len(weight.shape or ()) == 2 else [[0, 2, 1]]
+        m.check(perm in swapped, "the last two axes swapped", perm)
         source = source_of(weight)
         m.check(source is not None, "a weight of the checkpoint", weight.name)
         assert source is not None

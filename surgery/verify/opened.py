@@ -57,12 +57,13 @@ class Opened:
         """The coarsest of the decoder's and the vision tower's numbers: fp32, fp16 or int4."""
         if any(node.op_type == "MatMulNBits" for node in self.graphs["decoder"].graph):
             return INT4
-        half = any(
-            value.dtype == ir.DataType.FLOAT16
+        to = (
+            node.attributes.get_int("to", 0)
             for model in self.graphs.values()
-            for value in model.graph.inputs
+            for node in model.graph
+            if node.op_type == "Cast"
         )
-        return "fp16" if half else "fp32"
+        return "fp16" if ir.DataType.FLOAT16 in to else "fp32"
 
     @cached_property
     def grid(self) -> tuple[int, int, int] | None:

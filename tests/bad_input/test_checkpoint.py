@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from export_min.__main__ import main
+from export_min.families import FAMILIES
 
 WEIGHTS = "model.safetensors"
 NORM = "model.language_model.norm.weight"
@@ -59,10 +60,12 @@ def test_a_hub_id_without_the_hub(tmp_path):
     assert not (tmp_path / "raw").exists()
 
 
-@pytest.mark.parametrize("found", ["llama", "qwen2_5_vl", "qwen3_vl_moe", None])
+@pytest.mark.parametrize("found", ["llama", "qwen2_5_omni", "qwen3", None])
 def test_another_architecture_is_named(export, checkpoint, found):
     edit(checkpoint, "config.json", lambda config: config.update(model_type=found))
-    assert f"model_type is {found!r}, needs 'qwen3_vl'" in export()
+    line = export()
+    assert f"model_type is {found!r}, needs " in line
+    assert all(f"{kind!r} ({name})" in line for kind, name in FAMILIES.items())
 
 
 @pytest.mark.parametrize(
@@ -181,3 +184,56 @@ def test_checking_says_the_same(refused, checkpoint, tmp_path, command):
     rewrite(checkpoint, lambda weights: weights.pop(NORM))
     line = refused(main, *command, "-i", checkpoint, "-o", tmp_path / "out")
     assert f"{NORM} missing from the shards" in line
+
+
+def mixture(config):
+    """The demo's configuration as that of a mixture of experts."""
+    config["model_type"] = "qwen3_vl_moe"
+    config["text_config"] |= {
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 64,
+    }
+
+
+@pytest.mark.parametrize(("key", "value", "reason"), [
+    ("num_experts", 0, "num_experts is 0: no mixture of experts"),
+    ("num_experts_per_tok", 5, "num_experts_per_tok is 5, of 4 experts"),
+    ("decoder_sparse_step", 0, "decoder_sparse_step is 0"),
+    ("moe_intermediate_size", 0, "moe_intermediate_size is 0"),
+])  # fmt: skip
+def test_no_such_mixture(export, checkpoint, key, value, reason):
+    edit(checkpoint, "config.json", mixture)
+    edit(checkpoint, "config.json", lambda config: config["text_config"].update({key: value}))
+    assert reason in export()
+
+
+def test_experts_one_by_one(export, checkpoint):
+    """Not how this family is published, and transformers does not read it either."""
+
+    def split(weights):
+        for layer in range(4):
+            stem = f"model.language_model.layers.{layer}.mlp"
+            for part in ("gate", "up", "down"):
+                weights[f"{stem}.experts.0.{part}_proj.weight"] = weights.pop(
+                    f"{stem}.{part}_proj.weight"
+                )
+
+    edit(checkpoint, "config.json", mixture)
+    rewrite(checkpoint, split)
+    assert "mlp.experts.down_proj and 11 more missing from the shards" in export()
+
+
+def test_experts_of_another_size(export, checkpoint):
+    def wrong(weights):
+        for layer in range(4):
+            stem = f"model.language_model.layers.{layer}.mlp"
+            for part in ("gate", "up", "down"):
+                del weights[f"{stem}.{part}_proj.weight"]
+            weights[f"{stem}.gate.weight"] = torch.zeros(4, 128)
+            weights[f"{stem}.experts.gate_up_proj"] = torch.zeros(4, 128, 128)
+            weights[f"{stem}.experts.down_proj"] = torch.zeros(4, 60, 128)
+
+    edit(checkpoint, "config.json", mixture)
+    rewrite(checkpoint, wrong)
+    assert "experts.down_proj is [4, 60, 128], config.json makes it [4, 128, 64]" in export()

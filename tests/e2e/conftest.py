@@ -25,6 +25,8 @@ from surgery.runtime import Prompt, Runtime
 logging.getLogger("torch.__trace").propagate = False  # a record a traced node, kept by pytest
 
 CASES = ("demo", *TINY)
+DEEP = ("demo", *(n for n, tiny in TINY.items() if "deepstack_visual_indexes" in tiny.vision))
+"""Those with DeepStack."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,14 @@ class Case:
 
     @property
     def levels(self) -> int:
-        return len(self.reference.config.vision_config.deepstack_visual_indexes)
+        """DeepStack levels."""
+        return len(getattr(self.reference.config.vision_config, "deepstack_visual_indexes", ()))
+
+    @property
+    def unit(self) -> int:
+        """Pixels along a side of a token: sides that are multiples of it are left alone."""
+        tower = self.reference.config.vision_config
+        return int(tower.patch_size * tower.spatial_merge_size)
 
 
 @pytest.fixture(scope="session")
@@ -88,6 +97,12 @@ def demo(cases: Callable[[str], Case]) -> Case:
 @pytest.fixture(scope="session", params=CASES)
 def case(request: pytest.FixtureRequest, cases: Callable[[str], Case]) -> Case:
     """Every configuration in turn."""
+    return cases(request.param)
+
+
+@pytest.fixture(scope="session", params=DEEP)
+def deep(request: pytest.FixtureRequest, cases: Callable[[str], Case]) -> Case:
+    """Every configuration with DeepStack in turn."""
     return cases(request.param)
 
 

@@ -22,18 +22,20 @@ SIZES = {
     "smallest": [(32, 32)],
     "1,000 patches": [(640, 416)],
 }
-"""Width and height of the pictures of a prompt."""
+"""Width and height of the pictures of a prompt, where a token has 32 pixels a side."""
 
 
-def noise(sizes: list[tuple[int, int]]) -> list[Image.Image]:
+def noise(sizes: list[tuple[int, int]], unit: int = 32) -> list[Image.Image]:
+    """Pictures of as many tokens for any number of pixels a side of one."""
     rng = np.random.default_rng(0)
-    return [Image.fromarray(rng.integers(0, 256, (h, w, 3), np.uint8)) for w, h in sizes]
+    shapes = [(h * unit // 32, w * unit // 32, 3) for w, h in sizes]
+    return [Image.fromarray(rng.integers(0, 256, shape, np.uint8)) for shape in shapes]
 
 
 @pytest.mark.parametrize("kind", SIZES)
 def test_tokens_and_logits_are_pytorchs(case, own, kind):
-    steps = 64
-    pictures, reference, runtime = noise(SIZES[kind]), case.reference, case.endless
+    steps = 16 if "experts" in case.name else 64  # which PyTorch asks one by one
+    pictures, reference, runtime = noise(SIZES[kind], case.unit), case.reference, case.endless
     inputs = reference.inputs(reference.chat(QUESTION, len(pictures)), pictures)
     prompt = own(runtime, runtime.ask(QUESTION, len(pictures)), pictures)
     assert prompt.ids.tolist() == inputs["input_ids"][0].tolist()
@@ -44,9 +46,9 @@ def test_tokens_and_logits_are_pytorchs(case, own, kind):
     assert difference < TOLERANCE
 
 
-def test_deepstack_matters_to_these_weights(case):
+def test_deepstack_matters_to_these_weights(deep):
     """Else the comparison above would prove less than it seems to."""
-    reference, pictures = case.reference, noise([(128, 128)])
+    reference, pictures = deep.reference, noise([(128, 128)])
     inputs = reference.inputs(reference.chat(QUESTION, 1), pictures)
     visual = reference.model.model.visual
     with_it = reference.generate(inputs, 1, stop=False).logits
@@ -56,6 +58,43 @@ def test_deepstack_matters_to_these_weights(case):
     finally:
         hook.remove()
     assert abs(with_it - without).max() > 100 * TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["qwen2_5", "qwen2_5 windows"])
+def test_windows_matter_to_these_weights(cases, name):
+    """As above; where all blocks attend to whole frames, the answer is another."""
+    reference = cases(name).reference
+    inputs = reference.inputs(reference.chat(QUESTION, 1), noise([(128, 128)], cases(name).unit))
+    visual = reference.model.model.visual
+    named = visual.fullatt_block_indexes
+    with_them = reference.generate(inputs, 1, stop=False).logits
+    visual.fullatt_block_indexes = list(range(len(visual.blocks)))
+    try:
+        without = reference.generate(inputs, 1, stop=False).logits
+    finally:
+        visual.fullatt_block_indexes = named
+    assert abs(with_them - without).max() > 100 * TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["experts", "some experts"])
+def test_choice_of_experts_matters_to_these_weights(cases, name):
+    """As above; where the next expert does the work of each, the answer is another."""
+    reference = cases(name).reference
+    inputs = reference.inputs(reference.chat(QUESTION, 1), noise([(128, 128)]))
+    right = reference.generate(inputs, 1, stop=False).logits
+    routers = [m for m in reference.model.modules() if type(m).__name__.endswith("TopKRouter")]
+    hooks = [router.register_forward_hook(next_experts) for router in routers]
+    try:
+        wrong = reference.generate(inputs, 1, stop=False).logits
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert routers and abs(right - wrong).max() > 1000 * TOLERANCE
+
+
+def next_experts(module, args, output):
+    logits, scores, index = output
+    return logits, scores, (index + 1) % module.num_experts
 
 
 def without_deepstack(module, args, output):

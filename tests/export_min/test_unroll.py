@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 import torch
-from transformers import Qwen3VLConfig
+from transformers import Qwen2_5_VLConfig, Qwen3VLConfig, Qwen3VLMoeConfig
 
 from export_min import families, trace, unroll
 from surgery.scope import scope
@@ -57,8 +58,41 @@ def config(depth: int, indexes: list[int], layers: int) -> Qwen3VLConfig:
     return result
 
 
-def traced(config: Qwen3VLConfig, name: str, short: bool) -> ir.Model:
-    family = families.load("qwen3_vl")
+def windowed(full: list[int]) -> Qwen2_5_VLConfig:
+    """Blocks with windows but for some, decoder layers of which the last two see few tokens."""
+    result = Qwen2_5_VLConfig(
+        text_config={
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "vocab_size": 64,
+            "use_sliding_window": True,
+            "sliding_window": 2,
+            "max_window_layers": 2,
+            "rope_parameters": {"rope_type": "default", "mrope_section": [4, 2, 2]},
+        },
+        vision_config={
+            "depth": 4,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_heads": 2,
+            "out_hidden_size": 32,
+            "patch_size": 4,
+            "window_size": 8,
+            "fullatt_block_indexes": full,
+        },
+        image_token_id=60,
+        video_token_id=61,
+    )
+    for part in (result, result.text_config, result.vision_config):
+        part.dtype = torch.float32
+    return result
+
+
+def traced(config: Any, name: str, short: bool) -> ir.Model:
+    family = families.load(config.model_type)
     source = family.shorten(config) if short else copy.deepcopy(config)
     model = trace.meta_model(family, source)
     (spec,) = (spec for spec in family.specs(source) if spec.name == name)
@@ -104,10 +138,40 @@ def example(model: ir.Model) -> dict[str, np.ndarray]:
     return feeds
 
 
+def mixture() -> Qwen3VLMoeConfig:
+    """One DeepStack level, then layers without and with experts in turn.
+
+    The first has experts: a trace measures the tokens there, for all.
+    """
+    plain = config(depth=2, indexes=[1], layers=5)
+    text = plain.text_config.to_dict() | {"moe_intermediate_size": 24, "num_experts_per_tok": 2}
+    result = Qwen3VLMoeConfig(
+        text_config=text | {"num_experts": 4, "mlp_only_layers": [1, 3]},
+        vision_config=plain.vision_config.to_dict(),
+        image_token_id=60,
+        video_token_id=61,
+    )
+    for part in (result, result.text_config, result.vision_config):
+        part.dtype = torch.float32
+    return result
+
+
 @pytest.mark.parametrize("name", ["vision", "decoder"])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_unrolled_equals_full_trace(case: str, name: str) -> None:
-    cfg = config(**CASES[case])
+    check(config(**CASES[case]), name)
+
+
+@pytest.mark.parametrize("name", ["vision", "decoder"])
+def test_several_layers_of_each_kind(name: str) -> None:
+    check(windowed(full=[1, 3]), name)
+
+
+def test_layers_with_and_without_experts() -> None:
+    check(mixture(), "decoder")
+
+
+def check(cfg: Any, name: str) -> None:
     full, short = traced(cfg, name, short=False), traced(cfg, name, short=True)
 
     assert [v.name for v in short.graph.inputs] == [v.name for v in full.graph.inputs]

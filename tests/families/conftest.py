@@ -6,11 +6,12 @@ Small graphs are built and run as the tests of single passes do it.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
-from export import exported
+from export import GRAPHS, exported
 from measure import Result, measure
 
 PASS_TESTS = Path(__file__).parents[1] / "surgery" / "conftest.py"
@@ -25,6 +26,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-table", action="store_true", help="rewrite tests/families: TABLE.md and golden"
     )
+    parser.addoption(
+        "--foreign", action="store_true", help="graphs and trained models out of packages too"
+    )
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out what needs packages that are installed by hand, unless it is asked for."""
+    asked = config.getoption("--foreign", False)
+    return True if collection_path.name == "test_elsewhere.py" and not asked else None
 
 
 @pytest.fixture
@@ -34,15 +44,15 @@ def runner() -> type:
 
 
 @pytest.fixture(scope="session")
-def result(request: pytest.FixtureRequest) -> Callable[[str], Result]:
+def result(request: pytest.FixtureRequest) -> Callable[..., Result]:
     """What the recipe does to a graph, by the graph's name."""
     assert request.config.cache is not None
     cache = request.config.cache.mkdir("families")
     known: dict[str, Result] = {}
 
-    def get(name: str) -> Result:
+    def get(name: str, graphs: Mapping[str, Any] = GRAPHS) -> Result:
         if name not in known:
-            known[name] = measure(name, exported(name, cache))
+            known[name] = measure(graphs[name], exported(name, graphs[name], cache))
         return known[name]
 
     return get

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
-from export import GRAPHS, WEIGHT, Export
+from export import Export
 
 from surgery import foreign, runner, view
+from surgery.contract import Miss, NodePass, Pass
 from surgery.facts import Options
 from surgery.recipes_generic import GENERIC
 
@@ -43,15 +44,15 @@ class Result:
     error_8bit: float = 0.0
 
 
-def measure(name: str, export: Export) -> Result:
+def measure(family: Any, export: Export) -> Result:
     """Run the recipe, then both graphs' numbers against PyTorch's."""
-    result = Result(GRAPHS[name].sites)
-    model = operate(name, export, OPTIONS, result)
+    result = Result(family.sites)
+    model = operate(family, export, OPTIONS, result)
     result.after = view.size(model)
     result.error = error(model, export)
     if "matmul_nbits" in result.expected:
         bits = replace(OPTIONS, text_precision="int4", head_bits=8)
-        result.error_8bit = error(operate(name, export, bits, result, Eight), export)
+        result.error_8bit = error(operate(family, export, bits, result, Eight), export)
     return result
 
 
@@ -63,20 +64,32 @@ class Eight(foreign.Foreign):
 
 
 def operate(
-    name: str, export: Export, options: Options, result: Result, facts: Any = foreign.Foreign
+    family: Any, export: Export, options: Options, result: Result, facts: Any = foreign.Foreign
 ) -> ir.Model:
     """Apply the recipe; sites go to `result`, and reasons where there are too few."""
-    model = foreign.load(export.path, export.path.parent, WEIGHT)
+    model = foreign.load(export.path, export.path.parent, family.weight)
     result.before = view.size(model)
     known = facts(export.path.parent, {}, options)
-    for record in runner.run(name, model, GENERIC[GRAPHS[name].recipe], known):
+    sites: dict[str, int] = {}
+    for record in runner.run(family.name, model, GENERIC[family.recipe], known):
         if record.name in EVERYWHERE:
             continue
-        result.fired[record.name] = record.sites
-        if record.sites < result.expected.get(record.name, 0):
-            misses = record.step.make(known).near_misses(model)
-            result.reasons[record.name] = str(misses[0]) if misses else "no anchor"
+        sites[record.name] = sites.get(record.name, 0) + record.sites
+        missing = sites[record.name] < result.expected.get(record.name, 0)
+        if missing or record.name in family.refused:
+            result.reasons[record.name] = reason(record.step.make(known), model)
+        else:
+            result.reasons.pop(record.name, None)
+    result.fired = sites
     return model
+
+
+def reason(work: Pass, model: ir.Model) -> str:
+    """The nearest miss; the first of those that no condition held for, where there is no other."""
+    misses = work.near_misses(model)
+    if not misses and isinstance(work, NodePass):
+        misses = [found for _, found in work.scan(model) if isinstance(found, Miss)]
+    return str(misses[0]) if misses else "no anchor"
 
 
 def error(model: ir.Model, export: Export) -> float:
@@ -95,13 +108,18 @@ def error(model: ir.Model, export: Export) -> float:
     session = ort.InferenceSession(
         ir.to_proto(copy).SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    inputs = {i.name for i in session.get_inputs()}
+    inputs = {i.name: i.type for i in session.get_inputs()}
     names = [o.name for o in session.get_outputs()]
     worst = 0.0
     for given, wanted in export.cases:
-        got = session.run(None, {k: v for k, v in given.items() if k in inputs})
+        got = session.run(None, {k: fit(v, inputs[k]) for k, v in given.items() if k in inputs})
         for name, array in zip(names, got, strict=True):
             want = wanted[name][:, -1:] if name == "logits" else wanted[name]
             assert array.shape == want.shape, (name, array.shape, want.shape)
             worst = max(worst, float(np.abs(array - want).max() / np.abs(want).max()))
     return worst
+
+
+def fit(array: np.ndarray, type: str) -> np.ndarray:
+    """An array as a graph takes it: the cache is float16 where attention is."""
+    return array.astype(np.float16) if type == "tensor(float16)" else array

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from export import GRAPHS
 from measure import EVERYWHERE, Result
@@ -16,13 +18,28 @@ INTRODUCTION = """\
 
 Tiny random models of each family, exported with plain `torch.onnx.export`, taken through the
 generic recipes, and compared with PyTorch on shapes that the export has not seen. `n/m`: fired at
-n of the m places that the architecture has; a letter refers to the reason below. `-`: the
-architecture has no such place. Made by `pytest tests/families --update-table`.
+n of the m places that the architecture has. `-`: the architecture has no such place. A letter
+refers to a reason below: why a pass declines what looks like a place for it, or misses one. Made
+by `pytest tests/families --update-table`.
+"""
+ELSEWHERE = "## Graphs from elsewhere"
+TRAINED = """\
+A graph that somebody else exported, and trained models exported with plain `torch.onnx.export`,
+out of packages that are installed by hand. Made by
+`pytest tests/families --foreign --update-table`.
+
+| graph | package | nodes | sites | largest difference |
+| --- | --- | --- | --- | --- |
 """
 
 
-def render(results: dict[str, Result]) -> str:
-    """The whole file."""
+def render(results: dict[str, Result], elsewhere: str) -> str:
+    """The whole file.
+
+    Args:
+        results: what was measured, by graph.
+        elsewhere: the section on graphs from elsewhere.
+    """
     parts = [INTRODUCTION]
     reasons: list[str] = []
     for recipe, title in (("decoder", "Text decoders"), ("vision", "Vision towers")):
@@ -30,8 +47,33 @@ def render(results: dict[str, Result]) -> str:
         parts += [f"## {title}", grid(recipe, some, reasons)]
     lines = [f"- {letter(i)}: {reason}" for i, reason in enumerate(reasons)]
     if lines:
-        parts += ["## Near-misses", "\n".join(lines)]
-    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+        parts += ["## Reasons", "\n".join(lines)]
+    return "\n\n".join(part.strip("\n") for part in (*parts, elsewhere)) + "\n"
+
+
+def trained(results: dict[str, Result], graphs: Mapping[str, Any], notes: Mapping[str, str]) -> str:
+    """The section on graphs from elsewhere."""
+    lines, reasons = [], []
+    for name, result in results.items():
+        graph = graphs[name]
+        fired = ", ".join(
+            f"`{word}` {result.fired[word]}/{n}" for word, n in result.expected.items()
+        )
+        label = f"{graph.name}, {graph.trained}, recipe `{graph.recipe}`"
+        nodes = f"{result.before} → {result.after}"
+        lines.append(f"| {label} | {graph.package} | {nodes} | {fired} | {result.error:.0e} |")
+        reasons += [
+            f"- {graph.name}: `{word}` declines: {general(reason)}"
+            for word, reason in result.reasons.items()
+        ]
+        reasons += [f"- {graph.name}: {notes[name]}"] if name in notes else []
+    return f"{ELSEWHERE}\n\n{TRAINED}" + "\n".join([*lines, "", *reasons])
+
+
+def kept() -> str:
+    """The section on graphs from elsewhere as it was measured last."""
+    _, title, section = TABLE.read_text(encoding="utf-8").partition(ELSEWHERE)
+    return title + section
 
 
 def grid(recipe: str, results: dict[str, Result], reasons: list[str]) -> str:
@@ -55,14 +97,13 @@ def grid(recipe: str, results: dict[str, Result], reasons: list[str]) -> str:
 def cell(result: Result, name: str, reasons: list[str]) -> str:
     """Sites found of those expected."""
     expected, fired = result.expected.get(name, 0), result.fired.get(name, 0)
-    if not expected and not fired:
-        return "-"
+    count = f"{fired}/{expected}" if expected or fired else "-"
     if name not in result.reasons:
-        return f"{fired}/{expected}"
+        return count
     reason = f"`{name}`: {general(result.reasons[name])}"
     if reason not in reasons:
         reasons.append(reason)
-    return f"{fired}/{expected} {letter(reasons.index(reason))}"
+    return f"{count} {letter(reasons.index(reason))}"
 
 
 def general(reason: str) -> str:

@@ -10,6 +10,8 @@ import onnxruntime as ort
 import pytest
 
 from surgery.__main__ import main
+from surgery.recipes_generic import GENERIC
+from surgery.selection import names, passes
 
 OLD = """<ir_version: 7, opset_import: ["": 14]>
 g (float[batch,sequence,64] x, float[64] w_norm, float[64] w_bias, float[64,64] w_q,
@@ -67,14 +69,18 @@ FIRED = {"static_reshape": 4, "layer_norm": 1, "sdpa": 1, "mha": 1, "gelu": 1}
 @pytest.fixture
 def graph(tmp_path):
     """An .onnx file with its weights inside."""
-    model = onnx.parser.parse_model(OLD)
+    return write(OLD, tmp_path / "layer.onnx")
+
+
+def write(text, path):
+    """A graph with its weights inside."""
+    model = onnx.parser.parse_model(text)
     rng = np.random.default_rng(3)
     for value in [v for v in model.graph.input if v.name.startswith("w_")]:
         shape = [d.dim_value for d in value.type.tensor_type.shape.dim]
         array = (0.2 * rng.standard_normal(shape) + 0.1).astype(np.float32)
         model.graph.initializer.append(onnx.numpy_helper.from_array(array, value.name))
         model.graph.input.remove(value)
-    path = tmp_path / "layer.onnx"
     onnx.save(model, path)
     return path
 
@@ -127,6 +133,57 @@ def test_again(graph, tmp_path):
     assert not any(counts[name] for name in FIRED)
 
 
+def test_explain(graph, capsys):
+    """Sites right before the pass, in the generic recipe that is named or the one for any graph."""
+    for words in ([], ["--recipe", "vision"], ["--recipe=any", "--graph", "layer"]):
+        assert main(["explain", "mha", "-i", str(graph), *words]) == 0
+        out = capsys.readouterr().out
+        assert out.startswith("layer, after packed_attention: 1 sites\n"), out
+    assert main(["explain", "static_reshape", "-i", str(graph), "--all"]) == 0
+    assert capsys.readouterr().out.startswith("layer, after weight_cast: 4 sites\n")
+    half = ["-t", "fp16", "-e", "dml"]
+    assert main(["explain", "half", "-i", str(graph), *half]) == 0
+    assert capsys.readouterr().out.startswith("layer, after reshape: 7 sites\n")
+
+
+def test_explain_near_miss(tmp_path, capsys):
+    """What nearly is a site, and the condition that fails."""
+    cubes = write(OLD.replace("Pow(d, two)", "Pow(d, bend)"), tmp_path / "cubes.onnx")
+    assert main(["explain", "layer_norm", "-i", str(cubes)]) == 0
+    out = capsys.readouterr().out
+    assert "0 sites\n  1 near-misses\n" in out
+    assert "needs   an exponent of 2\n    found   1.4142" in out
+
+
+EXPLAIN_BAD = {
+    "pass": (["mhha"], "explain mhha: no such name; did you mean mha?"),
+    "no step": (["half"], "half: no step of a run with these options."),
+    "recipe": (
+        ["mha", "--recipe", "visoin"],
+        "--recipe visoin: no such name; did you mean vision?",
+    ),
+    "other recipe": (["gqa", "--recipe", "vision"], "gqa: no pass of the vision recipe."),
+    "graph": (["mha", "--graph", "later"], "--graph later: no such name; did you mean layer?"),
+}
+
+
+@pytest.mark.parametrize(("words", "message"), EXPLAIN_BAD.values(), ids=EXPLAIN_BAD)
+def test_explain_bad_input(graph, capsys, words, message):
+    assert main(["explain", *words, "-i", str(graph)]) == 2
+    err = capsys.readouterr().err
+    assert message in " ".join(err.split()) and err.count("\n") == 1
+
+
+def test_list(capsys):
+    """The generic recipes and their passes stand beside the package's."""
+    assert main(["--list"]) == 0
+    out = capsys.readouterr().out
+    for name, recipe in GENERIC.items():
+        assert f"\n{name:<10} {' > '.join(names(recipe))}\n" in out
+    for name, made in passes(GENERIC).items():
+        assert out.count(f"\n{name}: {made.describe()['summary']}\n") == 1
+
+
 BAD = {
     "no file": (["-i", "missing.onnx"], "missing.onnx: no such file"),
     "no graph": (["-i", "text.onnx"], "text.onnx: no ONNX graph"),
@@ -149,3 +206,24 @@ def test_bad_input(graph, tmp_path, monkeypatch, capsys, words, message):
     assert message in " ".join((printed.err + printed.out).split())
     assert (tmp_path / "full" / "kept.txt").read_text() == "mine"
     assert not (tmp_path / "out").exists()
+
+
+TIED = """<ir_version: 10, opset_import: ["": 23]>
+g (int64[batch,sequence] ids, float[96,64] w_table) => (float[batch,sequence,96] logits)
+<float cap = {3}> {
+  x = Gather<axis = 0>(w_table, ids)
+  turned = Transpose<perm = [1, 0]>(w_table)
+  product = MatMul(x, turned)
+  scaled = Div(product, cap)
+  bent = Tanh(scaled)
+  logits = Mul(bent, cap)
+}"""
+
+
+def test_head_of_any_name(tmp_path):
+    """The weight behind the logits is the head, whatever it is called: it gets 8 bits."""
+    path = write(TIED, tmp_path / "tied.onnx")
+    assert main(["apply", "-i", str(path), "-o", str(tmp_path / "out"), "-t", "int4"]) == 0
+    nodes = onnx.load(tmp_path / "out" / "tied.onnx", load_external_data=False).graph.node
+    (product,) = [node for node in nodes if node.op_type == "MatMulNBits"]
+    assert {a.name: a.i for a in product.attribute}["bits"] == 8

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import transformers as tf
 from torch import nn
+from traced import trace
 from transformers import DynamicCache
 
 from export_min.attention import GROUPED
 
 LAYERS = 2
+WEIGHT = 64
+"""Bytes from which an initializer counts as a weight: tiny models have tiny weights."""
 COMMON = {
     "vocab_size": 96,
     "hidden_size": 64,
@@ -67,11 +71,17 @@ class Text:
     model: Callable[[Any], nn.Module] = lambda c: causal(c)
     axes: int = 1
     recipe = "decoder"
+    refused = ()
+    weight = WEIGHT
 
     @property
     def sites(self) -> dict[str, int]:
         """Sites of each pass, those of no pass left out."""
         return {name: n for name, n in (BLOCK | self.expect).items() if n}
+
+    def write(self, folder: Path) -> None:
+        """Export and run."""
+        trace(self, folder)
 
     def build(self) -> nn.Module:
         """The random model."""
@@ -214,6 +224,10 @@ TEXTS = (
           "rotary": LAYERS}),
     Text("Granite Vision", "GraniteConfig",
          {"residual_multiplier": 0.5, "logits_scaling": 4.0, "attention_multiplier": 0.3}),
+    Text("HunyuanOCR", "HunYuanDenseV1Config", {"head_dim": 16},
+         {"rms_norm": 4 * LAYERS + 1, "head_norm": 2 * LAYERS}),
+    Text("Molmo", "Olmo2Config", {},
+         {"rms_norm": 4 * LAYERS + 1, "skip_rms_norm": 1}),
     Text("GLM-4V", "Glm4vTextConfig",
          {"rope_parameters": {**MROPE, "mrope_section": [1, 1, 2], "partial_rotary_factor": 0.5}},
          {**MULTIAXIAL, "rms_norm": 4 * LAYERS + 1, "matmul_nbits": 6 * LAYERS + 1},

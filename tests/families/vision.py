@@ -5,15 +5,18 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from text import LAYERS, stir
+from text import LAYERS, WEIGHT, stir
 from torch import nn
+from traced import trace
 from transformers.vision_utils import get_vision_cu_seqlens
 
 from export_min.attention import PACKED
+from export_min.families.qwen2_5_vl import windows
 from export_min.graphs import patch_positions
 
 IMAGE = {
@@ -45,7 +48,6 @@ GRIDS = (
 BATCHES = (1, 3, 5)
 
 PLAIN = {  # sites of a plain tower of pictures
-    "patch_embed": 1,
     "mha": LAYERS,
     "skip_layer_norm": 2 * LAYERS + 1,
 }
@@ -84,12 +86,22 @@ class Tower:
     forward: Callable[..., torch.Tensor] = lambda model, x: model(x).last_hidden_state
     batch: bool = True
     recipe = "vision"
+    weight = WEIGHT
 
     @property
     def sites(self) -> dict[str, int]:
         """Sites of each pass, those of no pass left out."""
         plain = PACKED_PLAIN if self.grid else PLAIN
         return {name: n for name, n in (plain | self.expect).items() if n}
+
+    @property
+    def refused(self) -> tuple[str, ...]:
+        """Passes that decline a place: a whole picture has patches to unfold."""
+        return () if self.grid else ("patch_embed",)
+
+    def write(self, folder: Path) -> None:
+        """Export and run."""
+        trace(self, folder)
 
     def build(self) -> nn.Module:
         """The random tower."""
@@ -191,33 +203,6 @@ def windowed(model: nn.Module, x: torch.Tensor, grid_thw: torch.Tensor, **inputs
     return model(x, grid_thw=grid_thw, **inputs).pooler_output
 
 
-def windows(
-    grid_thw: torch.Tensor, side: int, merge: int, patches: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Order of tokens by attention window, and where windows end.
-
-    The closed form of transformers' `get_vision_window_index`, which loops over the grids.
-    """
-    height, width = grid_thw[:, 1] // merge, grid_thw[:, 2] // merge
-    tokens = grid_thw[:, 0] * height * width
-    token = torch.arange(patches // merge**2, device=grid_thw.device)
-    image = (token[:, None] >= tokens.cumsum(0)[None, :]).sum(-1)
-    within = token - (tokens.cumsum(0) - tokens)[image]
-    h, w = height[image], width[image]
-    row, column = within % (h * w) // w, within % w
-    across = (width + side - 1) // side
-    down = (height + side - 1) // side
-    count = grid_thw[:, 0] * down * across
-    first = (count.cumsum(0) - count)[image]
-    frame = within // (h * w)
-    window = first + (frame * down[image] + row // side) * across[image] + column // side
-    key = (window * side + row % side) * side + column % side
-    number = torch.arange(count.sum(), device=grid_thw.device)
-    sizes = (window[None, :] == number[:, None]).sum(-1) * merge**2
-    ends = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
-    return torch.argsort(key), ends
-
-
 TOWERS = (
     Tower("SmolVLM", "smolvlm.modeling_smolvlm", "SmolVLMVisionConfig", "SmolVLMVisionTransformer",
           forward=masked),
@@ -237,6 +222,10 @@ TOWERS = (
     Tower("Pixtral", "pixtral.modeling_pixtral", "PixtralVisionConfig", "PixtralVisionModel",
           expect={"zero_bias": 1, "rms_norm": 2 * LAYERS + 1, "skip_layer_norm": 0,
                   "rotary": 2 * LAYERS, "skip_rms_norm": 2 * LAYERS - 1}, batch=False),
+    Tower("Ovis2", "ovis2.modeling_ovis2", "Ovis2VisionConfig", "Ovis2VisionModel",
+          {"hidden_stride": 1, "vocab_size": 96, "num_visual_indicator_tokens": 5},
+          {"rms_norm": 2 * LAYERS + 2, "silu": LAYERS, "skip_layer_norm": 0,
+                  "skip_rms_norm": 2 * LAYERS + 1}),
     Tower("GLM-4V", "glm4v.modeling_glm4v", "Glm4vVisionConfig", "Glm4vVisionModel",
           {"out_hidden_size": 64, "image_size": 32},
           {"patch_embed": 2, "rms_norm": 2 * LAYERS + 2, "silu": LAYERS + 1,

@@ -90,3 +90,33 @@ def test_equal_constants_merge(build):
     shapes = sorted(str(value.shape) for value in model.graph.initializers.values())
     assert shapes == ["[1]", "[]", "[]"]
     assert "Mul(x, 3)" in view.text(model)
+
+
+LENGTHS = """
+g (float[B,24,S] x, float[B,96] z) => (float[B,U,V] y, int64 n)
+<int64 i = {1}, int64[1] j = {0}, int64 k = {0}, int64[1] rest = {-1}, int64[1] axis = {0}> {
+  sizes = Shape(x)
+  rows = Gather<axis = 0>(sizes, i)
+  batch = Gather<axis = 0>(sizes, k)
+  tail = Shape<start = 1>(x)
+  same = Gather<axis = 0>(tail, j)
+  lifted = Unsqueeze(rows, axis)
+  all = Unsqueeze(batch, axis)
+  both = Add(lifted, same)
+  shape = Concat<axis = 0>(all, both, rest)
+  y = Reshape(z, shape)
+  n = Gather<axis = 0>(sizes, k)
+}
+"""
+
+
+def test_known_lengths(build, same_numbers, rng):
+    """Lengths that are fixed are numbers; those that are not stay computed."""
+    model = build(LENGTHS)
+    inputs = [{"x": rng.standard_normal((b, 24, s)).astype(np.float32),
+               "z": rng.standard_normal((b, 96)).astype(np.float32)}
+              for b, s in ((1, 1), (3, 7))]  # fmt: skip
+    same_numbers(make(), model, inputs)
+    ops = [node.op_type for node in model.graph]
+    assert ops == ["Shape", "Gather", "Unsqueeze", "Concat", "Reshape"]
+    assert "[48]" in view.text(model)

@@ -1,8 +1,9 @@
-"""Attention without a mask."""
+"""Attention on rows, with a mask and without."""
 
 import numpy as np
 import pytest
 
+from surgery import view
 from surgery.passes.mha import Mha
 
 BEFORE = """
@@ -22,7 +23,9 @@ g (float[B,S,32] q, float[B,T,32] k, float[B,T,32] v) => (float[B,S,32] y)
 """
 MISSES = [
     ("query, key, value)", "query, key, value, hidden)", "a mask that hides nothing"),
-    ("query, key, value)", "query, key, value, given)", "a mask that hides nothing"),
+    ("query, key, value)", "query, key, value, given)", "one of [B,2,S,T]"),
+    ("query, key, value)", "query, key, value, ints)", "bool or float32"),
+    ("query, key, value)", "query, key, value, row)", "one of [B,2,S,T]"),
     ("is_causal = 0", "is_causal = 1", "neither causal nor capped"),
     ("is_causal = 0", "softcap = 3.0", "neither causal nor capped"),
     ("Reshape(k, heads)", "Reshape(k, one)", "2 key heads"),
@@ -43,7 +46,11 @@ def test_near_miss(build, untouched, old, new, reason):
     assert old in BEFORE
     text = BEFORE.replace(old, new)
     if "given" in new:
-        text = text.replace("k, float", "k, bool[B,1,S,T] given, float", 1)
+        text = text.replace("k, float", "k, bool[B,1,T,S] given, float", 1)
+    if "row)" in new:
+        text = text.replace("k, float", "k, bool[B,1,1,T] row, float", 1)
+    if "ints" in new:
+        text = text.replace("k, float", "k, uint8[B,1,S,T] ints, float", 1)
     if "one)" in new:
         text = text.replace("float[B,T,32] k", "float[B,T,16] k").replace("(v, heads)", "(v, one)")
         text = text.replace("float[B,T,32] v", "float[B,T,16] v")
@@ -66,3 +73,54 @@ def test_numbers(build, same_numbers, rng, mask):
         for b, s, t in shapes
     ]
     same_numbers(make(), build(text), inputs, rtol=2e-5, atol=2e-6)
+
+
+MASKS = ["bool[B,1,S,T]", "bool[1,1,S,T]", "float[B,2,S,T]"]
+
+
+def masked(kind):
+    """The graph with a mask from outside."""
+    text = BEFORE.replace("query, key, value)", "query, key, value, mask)")
+    return text.replace("k, float", f"k, {kind} mask, float", 1)
+
+
+def test_golden_masks(build, golden_text):
+    """Numbers to be added, a row for each query."""
+    found = []
+    for kind in MASKS[::2]:
+        model = build(masked(kind))
+        make()(model)
+        found.append(f"== {kind}\n{view.text(model)}")
+    golden_text("mha_mask", "\n".join(found))
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_numbers_with_mask(build, same_numbers, rng, kind):
+    """A mask that hides some keys of each query."""
+    inputs = []
+    for b, s, t in ((1, 2, 2), (3, 5, 5), (2, 1, 9), (1, 33, 33)):
+        named = {"B": b, "S": s, "T": t}
+        shape = [named.get(d) or int(d) for d in kind.partition("[")[2][:-1].split(",")]
+        mask = rng.standard_normal(shape) < 0.5
+        mask[..., 0] = True
+        inputs.append(
+            {
+                "mask": mask if kind.startswith("bool") else mask.astype(np.float32),
+                "q": rng.standard_normal((b, s, 32)).astype(np.float32),
+                **{n: rng.standard_normal((b, t, 32)).astype(np.float32) for n in "kv"},
+            }
+        )
+    same_numbers(make(), build(masked(kind)), inputs, rtol=2e-5, atol=2e-6)
+
+
+def test_nothing_to_see(build, run, rng):
+    """A query without any key gets the mean of all values; onnxruntime's `Attention` gives 0."""
+    model = build(masked(MASKS[0]))
+    feeds = {n: rng.standard_normal((1, 3, 32)).astype(np.float32) for n in "qkv"}
+    feeds["mask"] = np.array([[[[1, 0, 0], [0, 0, 0], [1, 1, 1]]]], bool)
+    want = run(model, feeds)["y"]
+    make()(model)
+    got = run(model, feeds)["y"]
+    assert not want[0, 1].any()
+    np.testing.assert_allclose(got[0, 1], feeds["v"][0].mean(0), rtol=1e-5)
+    np.testing.assert_allclose(got[0, ::2], want[0, ::2], rtol=2e-5, atol=2e-6)

@@ -1,5 +1,7 @@
 """Attention inside the segments of a packed row."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -123,3 +125,16 @@ def test_two_layers_share_the_segments(build, same_numbers, rng):
 def test_default_scale(build, same_numbers, rng):
     text = BEFORE.replace("scale = 0.3, ", "")
     same_numbers(make(), build(text), [feeds(rng, 3, 4)], rtol=2e-5, atol=2e-6)
+
+
+def test_two_kinds_of_segments(build, same_numbers, rng):
+    """Windows beside whole frames: axes of unlike lengths must not share a name."""
+    steps = BEFORE[BEFORE.index("  summed") :].rstrip().rstrip("}")
+    made = "|".join(re.findall(r"^ +(\w+) = ", steps, re.MULTILINE))
+    text = BEFORE.replace("int64[C] counts", "int64[C] counts, int64[C2] counts2")
+    text = text.replace("(float[P,16] y)", "(float[P,16] y, float[P,16] y2)").rstrip().rstrip("}")
+    model = build(text + re.sub(rf"\b({made}|counts)\b", r"\g<1>2", steps) + "}\n")
+    inputs = feeds(rng, 8, 4) | {"counts2": np.array([3, 1, 4, 2, 2])}
+    same_numbers(make(), model, [inputs], rtol=2e-5, atol=2e-6)
+    lengths = [n.inputs[0].shape[0] for n in model.graph if n.op_type == "ReduceMax"]
+    assert len({str(axis) for axis in lengths}) == 2

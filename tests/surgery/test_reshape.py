@@ -37,6 +37,25 @@ g (float[P,12] x) => (float[P,2,6] y) <int64[3] a = {-1, 4, 3}, int64[3] b = {-1
 """
 
 
+SAME_INSIDE = """
+g (float[P,12] x) => (float[P,3,4] y)
+<int64[2] a = {-1, 12}, int64[3] b = {-1, 3, 4}, float[P,12] same> {
+  row = Neg(x)
+  same = Reshape(row, a)
+  y = Reshape(same, b)
+}
+"""
+LONG = """
+g (float[P,12] x) => (float[P,3,4] y)
+<int64[3] a = {-1, 4, 3}, int64[1] b = {-1}, int64[2] c = {-1, 12}, int64[3] d = {-1, 3, 4}> {
+  one = Reshape(x, a)
+  two = Reshape(one, b)
+  three = Reshape(two, c)
+  y = Reshape(three, d)
+}
+"""
+
+
 def make():
     return ReshapeChain()
 
@@ -90,3 +109,14 @@ def test_five_in_a_row(build, same_numbers, rng):
     model = build(text)
     same_numbers(make(), model, [{"x": np.ones((p, 12), np.float32)} for p in (2, 4, 10)])
     assert len(model.graph) == 1
+
+
+@pytest.mark.parametrize(("text", "sites"), [(SAME_INSIDE, 2), (LONG, 3)])
+def test_only_the_last_stays(build, text, sites):
+    """In one run, and whatever an inner reshape that goes was to an outer one."""
+    model, work = build(text), make()
+    work(model)
+    assert (work.count, [n.op_type for n in model.graph].count("Reshape")) == (sites, 1)
+    again = make()
+    again(model)
+    assert again.count == 0

@@ -81,3 +81,26 @@ def test_numbers(build, same_numbers, rng, scale):
     ]
     inputs.append({"x": np.zeros((2, 3, 32), np.float32)})
     same_numbers(make(), build(BEFORE), inputs, rtol=2e-6, atol=1e-9)
+
+
+POWER = BEFORE.replace("root = Sqrt(total)", "inverse = Pow(total, up)")
+POWER = POWER.replace("  inverse = Reciprocal(root)\n", "")
+POWER = POWER.replace("float two = {2}", "float two = {2}, float up = {-0.5}")
+
+
+def test_root_as_a_power(build, same_numbers, untouched, rng):
+    """(mean + epsilon) ** -0.5 in place of the reciprocal of its root; no other power."""
+    inputs = [{"x": rng.standard_normal((*shape, 32)).astype(np.float32)} for shape in SHAPES]
+    same_numbers(make(), build(POWER), inputs, rtol=2e-6, atol=1e-9)
+    untouched(make(), build(POWER.replace("{-0.5}", "{0.5}")), "an exponent of -1/2")
+
+
+def test_under_the_other_name(build, same_numbers, untouched, rng):
+    """ONNX's own op, for providers that have a kernel under the older name alone."""
+    text = BEFORE[: BEFORE.index("<float")] + "{ y = RMSNormalization<axis = 2>(x, norm_weight) }"
+    inputs = [{"x": rng.standard_normal((*shape, 32)).astype(np.float32)} for shape in SHAPES]
+    same_numbers(RmsNorm("SimplifiedLayerNormalization"), build(text), inputs, rtol=2e-6, atol=1e-9)
+    untouched(make(), build(text), "")
+    untouched(
+        RmsNorm("SimplifiedLayerNormalization"), build(text.replace("axis = 2", "axis = 1")), "last"
+    )

@@ -115,3 +115,20 @@ def test_only_keys_repeated(build, same_numbers, rng):
         for feeds in inputs(rng)
     ]
     same_numbers(make(), build(text), wanted, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("mask", ["bool[B,1,1,T] seen", "float[B,1,1,T] added", "bool[1,T] seen"])
+def test_one_row_for_all_queries(build, same_numbers, rng, mask):
+    """A mask of padding is spread over the queries, as onnxruntime's op wants it."""
+    text = BEFORE.replace("bool[B,1,S,T] seen", mask)
+    if "added" in mask:
+        text = text.replace("bias = Where(seen, nil, low)", "bias = Neg(minus)")
+        text = text.replace("  bias =", "  minus = Neg(added)\n  bias =")
+    wanted = []
+    for feeds in inputs(rng):
+        row = {k: v[:, :, :1] if k in ("seen", "added") else v for k, v in feeds.items()}
+        row["seen"] = row["seen"][0, 0] if "[1,T]" in mask else row["seen"]
+        wanted.append({k: v for k, v in row.items() if f"] {k}" in text})
+    model = build(text)
+    same_numbers(make(), model, wanted, rtol=2e-5, atol=2e-6)
+    assert [node.op_type for node in model.graph].count("Expand") == 1

@@ -36,7 +36,18 @@ def test_no_axes_swapped(build, untouched):
 def test_three_axes(build, untouched):
     text = BEFORE.replace("float[3,5] w", "float[3,5,2] w").replace("[1, 0]", "[2, 1, 0]")
     text = text.replace("(float[N,3] y)", "(float[2,N,3] y)")
-    untouched(make(), build(text), "of rank 2")
+    untouched(make(), build(text), "the last two axes swapped")
+
+
+def test_a_stack_of_matrices(build, same_numbers, rng):
+    text = BEFORE.replace("float[3,5] w", "float[2,3,5] w").replace("[1, 0]", "[0, 2, 1]")
+    model = build(text.replace("(float[N,3] y)", "(float[2,N,3] y)"))
+    stored = model.graph.initializers["w_weight"].const_value.numpy()
+    inputs = [{"x": rng.standard_normal((n, 5)).astype(np.float32)} for n in (1, 4)]
+    same_numbers(make(), model, inputs, rtol=1e-6, atol=1e-6)
+    assert np.array_equal(
+        model.graph.initializers["w_weight"].const_value.numpy(), stored.swapaxes(1, 2)
+    )
 
 
 def test_a_small_constant(build, untouched):

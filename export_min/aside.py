@@ -1,0 +1,58 @@
+"""Graphs traced in a process of their own, while this one traces the rest.
+
+Tracing is Python on one core, and the graphs know nothing of each other. A subprocess, not
+multiprocessing, so that a script or notebook that calls `export` is not run a second time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from export_min.checkpoint import Checkpoint
+
+UNWRITTEN = 3
+"""Exit code where the disk was the fault; the last line of standard error says which."""
+
+
+@contextlib.contextmanager
+def meanwhile(source: Checkpoint, stage: Path, names: Sequence[str]) -> Iterator[None]:
+    """Trace the graphs `names` into `stage` while the block runs; both are done when it ends.
+
+    Raises:
+        OSError: the other process could not write.
+        RuntimeError: it failed where this one did not.
+    """
+    command = [sys.executable, "-m", "export_min.aside", str(source.path), str(stage), *names]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as child:
+        try:
+            yield
+            said = child.communicate()[1]
+        finally:
+            child.kill()
+    if child.returncode == UNWRITTEN:
+        raise OSError(*json.loads(said.splitlines()[-1]))
+    if child.returncode:
+        raise RuntimeError(f"tracing {', '.join(names)} failed:\n{said}")
+
+
+def main(path: str, stage: str, *names: str) -> int:
+    """Trace and write; returns the exit code."""
+    from export_min import write_graphs
+
+    try:
+        write_graphs(Checkpoint(Path(path), path), Path(stage), names)
+    except OSError as e:
+        print(json.dumps([e.errno, e.strerror]), file=sys.stderr)
+        return UNWRITTEN
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

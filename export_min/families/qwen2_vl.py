@@ -1,0 +1,108 @@
+"""Qwen2-VL: a plain vision tower, biases on queries, keys and values, sectioned M-RoPE."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from transformers import Qwen2VLForConditionalGeneration
+from transformers.vision_utils import get_vision_cu_seqlens
+
+from export_min.families import Family, Stack
+from export_min.graphs import Spec, Vision, decoder, embedding, patch_positions, vision
+
+RENAMES = (
+    (r"^visual\.", "model.visual."),
+    (r"^model\.(?!language_model\.|visual\.)", "model.language_model."),
+)
+"""Published checkpoints have the tower beside the decoder; later ones have both under `model`."""
+
+
+class PackedVision(Vision):
+    """Any mix of grids and frames in one call; attention stays inside a frame."""
+
+    def forward(self, pixel_values: torch.Tensor, image_grid_thw: torch.Tensor) -> torch.Tensor:
+        visual, patches = self.model.visual, pixel_values.shape[0]
+        out = visual(
+            pixel_values,
+            grid_thw=image_grid_thw,
+            cu_seqlens=get_vision_cu_seqlens(image_grid_thw),
+            max_seqlen=0,  # keeps transformers from asking for it with .item(); nobody reads it
+            position_ids=patch_positions(image_grid_thw, patches, visual.spatial_merge_size),
+            return_dict=True,
+            **self.order(image_grid_thw, patches),
+        )
+        features: torch.Tensor = out.pooler_output
+        return features
+
+    def order(self, grid_thw: torch.Tensor, patches: int) -> dict[str, Any]:
+        """What else the tower takes of the grids."""
+        return {}
+
+
+def specs(config: Any) -> tuple[Spec, Spec, Spec]:
+    """The three graphs of a `Qwen2VLConfig`."""
+    return vision(config, PackedVision), embedding(config), decoder(config)
+
+
+def rules(config: Any) -> Iterator[tuple[bool, str]]:
+    """A vision tower whose features are as wide as the decoder."""
+    text, tower = config.text_config, config.vision_config
+    yield (
+        tower.hidden_size == text.hidden_size,
+        f"vision_config.hidden_size is {tower.hidden_size}, the decoder's {text.hidden_size}",
+    )
+    yield from text_rules(config)
+
+
+def text_rules(config: Any) -> Iterator[tuple[bool, str]]:
+    """What the decoders of Qwen2-VL and Qwen2.5-VL ask."""
+    text = config.text_config
+    kinds, layers = text.layer_types, text.num_hidden_layers
+    yield len(kinds) == layers, f"layer_types names {len(kinds)} layers of {layers}"
+    width, heads = text.hidden_size, text.num_attention_heads
+    yield width % heads == 0, f"hidden_size {width} is no multiple of num_attention_heads {heads}"
+    section = text.rope_parameters.get("mrope_section", (16, 24, 24))
+    half = width // heads // 2
+    yield (
+        len(section) == 3 and sum(section) == half,
+        f"mrope_section {list(section)} does not divide {half} frequencies in three",
+    )
+
+
+def shorten(config: Any) -> Any:
+    """One layer with attention to all tokens, one with a window where the decoder has such."""
+    short = copy.deepcopy(config)
+    short.vision_config.depth = 1
+    shorten_text(short.text_config)
+    return short
+
+
+def shorten_text(text: Any) -> None:
+    """One decoder layer of each kind."""
+    text.layer_types = list(dict.fromkeys(text.layer_types))
+    text.num_hidden_layers = len(text.layer_types)
+
+
+def stacks(config: Any) -> dict[str, Stack]:
+    """Blocks that are all alike, and decoder layers."""
+    blocks = Stack.of("model.visual.blocks", [""] * config.vision_config.depth)
+    return {"vision": blocks, "decoder": text_stack(config)}
+
+
+def text_stack(config: Any) -> Stack:
+    """Decoder layers by what their attention sees."""
+    return Stack.of("model.language_model.layers", config.text_config.layer_types)
+
+
+FAMILY = Family(
+    Qwen2VLForConditionalGeneration,
+    specs,
+    rules,
+    shorten,
+    stacks,
+    parts=("vision_config",),
+    renames=RENAMES,
+)
