@@ -117,6 +117,9 @@ def trace_all(source: Checkpoint, names: Sequence[str] = GRAPHS) -> Iterator[tup
 
 def write_manifest(source: Checkpoint, path: Path) -> None:
     """What the graphs were made from: surgery needs nothing else to find the weights."""
+    from export_min.trace import load_config
+
+    config = load_config(source, families.load(source.model_type))
     manifest = {
         "source": source.source,
         "revision": source.revision,
@@ -124,6 +127,7 @@ def write_manifest(source: Checkpoint, path: Path) -> None:
         "weights": str(source.shards[0].parent),
         "headers": source.headers,
         "config": source.config,
+        "tied": bool(config.tie_word_embeddings),
         "versions": {name: version(name) for name in LIBRARIES},
     }
     path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")

@@ -27,7 +27,7 @@ ROUTER = ".mlp.gate.weight"
 LONGEST_ASPECT = 200
 """Sides of a picture differ by this factor at most (`smart_resize` in transformers)."""
 
-MANIFEST = ("source", "checkpoint", "weights", "headers", "config")
+MANIFEST = ("source", "checkpoint", "weights", "headers", "config", "tied")
 """What a raw export says of itself."""
 
 
@@ -202,9 +202,8 @@ class Facts:
 
     @property
     def tied(self) -> bool:
-        """Whether the head is the embedding table."""
-        parts = (self.config, self.text)
-        return any(part.get("tie_word_embeddings", False) for part in parts)
+        """Whether the head is the embedding table; transformers decides by family."""
+        return bool(self.manifest["tied"])
 
     @property
     def quantized(self) -> bool:

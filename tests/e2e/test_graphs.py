@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from surgery.package.genai_config import DECODER, EMBEDDING, VISION
+from surgery.verify.opened import PARTS, Opened
 
 GRIDS = (
     [[1, 2, 2]],
@@ -45,8 +45,7 @@ def run(graph, feed):
 
 @pytest.fixture(scope="session")
 def finished(case):
-    names = {"vision": VISION, "embedding": EMBEDDING, "decoder": DECODER}
-    return {part: session(case.fp32 / name) for part, name in names.items()}
+    return {part: session(Opened(case.fp32).path(part)) for part in PARTS}
 
 
 @pytest.fixture(scope="session")

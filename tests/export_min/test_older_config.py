@@ -91,7 +91,7 @@ def test_both_forms(tmp_path: Path, kind: str, flat: bool) -> None:
     assert text.rope_parameters["rope_theta"] == 1e6
     assert text.rope_parameters["mrope_section"] == [16, 24, 24]
     assert found.tie_word_embeddings and set(text.layer_types) == {"full_attention"}
-    facts = Facts(tmp_path, {"config": config})
+    facts = Facts(tmp_path, {"config": config, "tied": found.tie_word_embeddings})
     assert (facts.layers, facts.heads, facts.kv_heads, facts.head_dim) == (36, 16, 2, 128)
     assert (facts.depth, facts.levels, facts.tied) == (32, 0, True)
 

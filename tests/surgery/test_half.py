@@ -73,3 +73,21 @@ def test_dtypes(build):
     assert dtypes == {"norm_weight": full, "up_weight": half, "down_weight": half}
     casts = [n for n in model.graph if n.op_type == "Cast"]
     assert len(casts) == 2, view.text(model)
+
+
+def test_the_choice_of_experts_stays_float32(build):
+    model = build("""
+g (float[T,16] x, float[4,16] router_weight, float[4,16,16] both_weight, float[4,16,8] down_weight)
+  => (float[T,16] y) {
+  logits = Gemm<transB = 1>(x, router_weight)
+  y = com.microsoft.MoE<k = 2, activation_type = "swiglu", swiglu_fusion = 1,
+      normalize_routing_weights = 1>(x, logits, both_weight, , down_weight)
+}
+""")
+    work = Half()
+    work(model)
+    assert work.count == 1
+    gemm, mixture = (next(n for n in model.graph if n.op_type == op) for op in ("Gemm", "MoE"))
+    assert gemm.inputs[1].dtype == gemm.outputs[0].dtype == ir.DataType.FLOAT
+    given = {value.dtype for value in mixture.inputs if value is not None}
+    assert given == {ir.DataType.FLOAT16}
