@@ -22,6 +22,8 @@ n of the m places that the architecture has. `-`: the architecture has no such p
 refers to a reason below: why a pass declines what looks like a place for it, or misses one. Made
 by `pytest tests/families --update-table`.
 """
+README = Path(__file__).parents[2] / "README.md"
+MARKS = "<!-- families -->\n", "\n<!-- /families -->"
 ELSEWHERE = "## Graphs from elsewhere"
 TRAINED = """\
 A graph that somebody else exported, and trained models exported with plain `torch.onnx.export`,
@@ -49,6 +51,14 @@ def render(results: dict[str, Result], elsewhere: str) -> str:
     if lines:
         parts += ["## Reasons", "\n".join(lines)]
     return "\n\n".join(part.strip("\n") for part in (*parts, elsewhere)) + "\n"
+
+
+def shown(text: str) -> str:
+    """The README with the tables of a whole file in their place."""
+    tables = text.removeprefix(INTRODUCTION).partition(ELSEWHERE)[0].strip().replace("## ", "#### ")
+    before, mark, rest = README.read_text(encoding="utf-8").partition(MARKS[0])
+    _, end, after = rest.partition(MARKS[1])
+    return before + mark + tables + end + after
 
 
 def trained(results: dict[str, Result], graphs: Mapping[str, Any], notes: Mapping[str, str]) -> str:
