@@ -49,6 +49,7 @@ def configure(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--max-tokens",
         "--max_tokens",
+        "--max-new-tokens",
         type=int,
         default=512,
         metavar="N",

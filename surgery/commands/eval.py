@@ -38,6 +38,7 @@ def configure(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--max-tokens",
         "--max_tokens",
+        "--max-new-tokens",
         type=int,
         default=64,
         metavar="N",

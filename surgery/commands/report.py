@@ -12,10 +12,12 @@ from surgery.commands.build import add_options, options
 from surgery.console import console
 from surgery.facts import Facts
 
+FOLDER = "build/report"
+
 
 def configure(p: argparse.ArgumentParser) -> None:
     """The dump, and the options of a run that makes one."""
-    p.add_argument("dir", metavar="DIR", nargs="?", default="build/report", help="%(default)s")
+    p.add_argument("dir", metavar="DIR", nargs="?", default=FOLDER, help=f"default: {FOLDER}")
     p.add_argument("-i", "--input", default="build/raw", help="raw export (default: %(default)s)")
     p.add_argument("--again", action="store_true", help="run even where there is a dump")
     p.add_argument("--verify", action="store_true", help="run each step against the one before")
