@@ -71,7 +71,14 @@ MODELS: dict[str, tuple[tuple[int, int, int, int, int], dict[str, Any], bool, di
     "2B": ((2048, 28, 16, 8, 6144), {}, True, SMALL_VISION),
     "4B": ((2560, 36, 32, 8, 9728), {}, True, SMALL_VISION),
     "8B": ((4096, 36, 32, 8, 12288), {}, False, LARGE_VISION),
+    "32B": ((5120, 64, 64, 8, 25600), {}, False, LARGE_VISION),
     "30B-A3B": ((2048, 48, 32, 4, 6144), EXPERTS, False, LARGE_VISION),
+    "235B-A22B": (
+        (4096, 94, 64, 4, 12288),
+        EXPERTS | {"moe_intermediate_size": 1536},
+        False,
+        LARGE_VISION,
+    ),
 }
 
 # The token behind each id of the configuration, and its id in Qwen's own tokenizer.
