@@ -47,6 +47,17 @@ class Target:
         return dtype in self.ops.get(op, frozenset())
 
 
+EVERYWHERE = MappingProxyType(
+    dict.fromkeys(
+        (
+            *("RotaryEmbedding", "MatMul", "Gemm", "Gelu", "MatMulNBits"),
+            *("SkipSimplifiedLayerNormalization", "SkipLayerNormalization"),
+        ),
+        BOTH,
+    )
+)
+"""Ops that every provider runs in both dtypes."""
+
 TARGETS: Mapping[str, Target] = MappingProxyType(
     {
         "cpu": Target(
@@ -57,25 +68,17 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
             accuracy_level=4,  # int8 products: 2.5 times faster than float32 ones
             opset=23,
             rms_norm="RMSNormalization",
-            ops=MappingProxyType(
-                {
-                    "MRotaryEmbedding": BOTH,
-                    "RotaryEmbedding": BOTH,
-                    "GroupQueryAttention": BOTH,
-                    "MultiHeadAttention": frozenset({F32}),
-                    "RMSNormalization": BOTH,
-                    "MatMul": BOTH,
-                    "Gemm": BOTH,
-                    "Gelu": BOTH,
-                    "SkipSimplifiedLayerNormalization": BOTH,
-                    "SkipLayerNormalization": BOTH,
-                    "QuickGelu": frozenset({F32}),
-                    "MoE": BOTH,
-                    "QMoE": BOTH,
-                    "MatMulNBits": BOTH,
-                    "GatherBlockQuantized": BOTH,
-                }
-            ),
+            ops=EVERYWHERE
+            | {
+                "MRotaryEmbedding": BOTH,
+                "GroupQueryAttention": BOTH,
+                "MultiHeadAttention": frozenset({F32}),
+                "RMSNormalization": BOTH,
+                "QuickGelu": frozenset({F32}),
+                "MoE": BOTH,
+                "QMoE": BOTH,
+                "GatherBlockQuantized": BOTH,
+            },
         ),
         "cuda": Target(
             name="cuda",
@@ -85,24 +88,16 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
             accuracy_level=0,
             opset=23,
             rms_norm="SimplifiedLayerNormalization",
-            ops=MappingProxyType(
-                {
-                    "MRotaryEmbedding": BOTH,
-                    "RotaryEmbedding": BOTH,
-                    "GroupQueryAttention": frozenset({F16}),
-                    "MultiHeadAttention": BOTH,
-                    "MatMul": BOTH,
-                    "Gemm": BOTH,
-                    "Gelu": BOTH,
-                    "SkipSimplifiedLayerNormalization": BOTH,
-                    "SkipLayerNormalization": BOTH,
-                    "QuickGelu": BOTH,
-                    "MoE": BOTH,
-                    "QMoE": frozenset({F16}),
-                    "MatMulNBits": BOTH,
-                    "GatherBlockQuantized": BOTH,
-                }
-            ),
+            ops=EVERYWHERE
+            | {
+                "MRotaryEmbedding": BOTH,
+                "GroupQueryAttention": frozenset({F16}),
+                "MultiHeadAttention": BOTH,
+                "QuickGelu": BOTH,
+                "MoE": BOTH,
+                "QMoE": frozenset({F16}),
+                "GatherBlockQuantized": BOTH,
+            },
         ),
         "dml": Target(
             name="dml",
@@ -112,20 +107,12 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
             accuracy_level=0,
             opset=21,
             rms_norm="SimplifiedLayerNormalization",
-            ops=MappingProxyType(
-                {
-                    "RotaryEmbedding": BOTH,
-                    "GroupQueryAttention": BOTH,
-                    "MultiHeadAttention": BOTH,
-                    "MatMul": BOTH,
-                    "Gemm": BOTH,
-                    "Gelu": BOTH,
-                    "SkipSimplifiedLayerNormalization": BOTH,
-                    "SkipLayerNormalization": BOTH,
-                    "QuickGelu": BOTH,
-                    "MatMulNBits": BOTH,
-                }
-            ),
+            ops=EVERYWHERE
+            | {
+                "GroupQueryAttention": BOTH,
+                "MultiHeadAttention": BOTH,
+                "QuickGelu": BOTH,
+            },
         ),
     }
 )
