@@ -66,6 +66,7 @@ class Facts:
 
         Raises:
             PackageError: the directory is no raw export.
+            UserError: the provider does not compute in the chosen precision.
         """
         path = raw / "manifest.json"
         try:
@@ -79,7 +80,13 @@ class Facts:
         lacking = [key for key in MANIFEST if not isinstance(manifest, dict) or key not in manifest]
         if lacking:
             raise PackageError(f"{path}: no {lacking[0]!r}. Run python -m export_min again.")
-        return cls(raw, manifest, options)
+        facts = cls(raw, manifest, options)
+        if not facts.target.runs("GroupQueryAttention", facts.text_dtype):
+            raise UserError(
+                f"-e {facts.target.name} -t {options.text_precision}: {facts.target.provider} has "
+                f"attention with a cache in float16 only. Use -t fp16 or -t int4."
+            )
+        return facts
 
     def check_unchanged(self) -> None:
         """Raise `PackageError` if the checkpoint is no longer the one that was exported.

@@ -81,3 +81,7 @@ def test_a_tokenizer_that_went_away(build, moved, name):
 )
 def test_options_that_cannot_be_met(build, words):
     assert words[0] in build(*words)
+
+
+def test_a_precision_that_the_provider_has_not(build):
+    assert "attention with a cache in float16 only" in build("-e", "cuda", "-t", "fp32")
