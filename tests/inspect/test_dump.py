@@ -66,8 +66,11 @@ def test_weights_are_linked_and_transformed_ones_shared(raw: Path, tmp_path: Pat
 def test_a_directory_with_something_else_is_left_alone(
     raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "mine").write_text("")
-    assert main(["-i", str(raw), "--dump", str(tmp_path)]) == 2
+    steps = tmp_path / "steps"
+    steps.mkdir()
+    (steps / "mine").write_text("")
+    words = ["-i", str(raw), "-o", str(tmp_path / "package"), "--dump", str(steps)]
+    assert main(words) == 2
     assert "not empty and no earlier dump" in capsys.readouterr().err
 
 
