@@ -60,8 +60,9 @@ def quantization(facts: Facts) -> str:
     if not facts.quantized:
         return f"Weights as in the checkpoint, in {facts.options.text_precision}."
     kind = "symmetric" if facts.options.symmetric else "asymmetric"
-    blocks = f"round to nearest, {kind}, blocks of {facts.options.block_size}"
+    layers = f"4 bits in blocks of {facts.options.block_size}"
+    head = f"{facts.options.head_bits} bits in blocks of {facts.head_block}"
+    result = f"Round to nearest, {kind}: decoder layers in {layers}, the head in {head}."
     if facts.experts and not facts.quantized_experts:
-        width = facts.text_dtype.itemsize * 8
-        return f"Decoder but its experts: 4 bits, {blocks}. Experts: {width} bits."
-    return f"Decoder and head: 4 bits, {blocks}."
+        result += f" Experts: {facts.text_dtype.itemsize * 8} bits."
+    return result

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 import quant
-from surgery.contract import Builder, Matcher, NodePass, initializer, replace
-from surgery.passes.matmul_nbits import PARTS, Policy
-from surgery.weights import Quantized, RowTensor, Source, narrow, source_of
+from surgery.blocks import Policy, block_values
+from surgery.contract import Builder, Matcher, NodePass, replace
+from surgery.weights import Quantized, Source, narrow, source_of
 
 
 @dataclass(frozen=True)
@@ -71,14 +71,8 @@ class GatherNBits(NodePass[Table]):
 
     def rewrite(self, node: ir.Node, found: Table, add: Builder) -> None:
         """Replace the table by its blocks."""
-        rows = found.source.parts[0][1][0]
         blocks = Quantized(found.source, found.format, self.dtype)
-        values = []
-        for part, (_, shape) in enumerate(blocks.parts):
-            name = f"{found.weight.name}.{PARTS[part]}"
-            flat = (rows, shape[1] * shape[2]) if part == 0 else shape
-            tensor = RowTensor(blocks, part, name=name, shape=flat)
-            values.append(initializer(add.graph, name, tensor))
+        values = block_values(add.graph, found.weight.name or "", blocks, flat=True)
         inputs = [values[0], found.ids, *values[1:]]
         attributes = {
             "bits": found.format.bits,

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 import quant
-from surgery.contract import Builder, Matcher, NodePass, initializer, replace
-from surgery.weights import Quantized, RowTensor, Source, narrow, source_of, transposed
-
-Policy = Callable[[str], quant.BlockFormat | None]
-"""Format of a weight by its name; None leaves it as it is."""
-
-
-PARTS = ("packed", "scales", "zero_points")
-"""Suffixes of the initializers that a quantized weight becomes."""
+from surgery.blocks import BlockPass, block_values
+from surgery.contract import Builder, Matcher, replace
+from surgery.weights import Quantized, Source, narrow, source_of, transposed
 
 
 @dataclass(frozen=True)
@@ -30,7 +23,7 @@ class Linear:
     format: quant.BlockFormat
 
 
-class MatMulNBits(NodePass[Linear]):
+class MatMulNBits(BlockPass[Linear]):
     """A product with a weight becomes a product with a quantized weight.
 
     before  MatMul(x, Transpose(weight [N, K])), or MatMul(x, weight [K, N])
@@ -42,19 +35,6 @@ class MatMulNBits(NodePass[Linear]):
 
     name = "matmul_nbits"
     anchors = ("MatMul",)
-
-    def __init__(
-        self, policy: Policy, accuracy_level: int = 0, scales: ir.DataType = ir.DataType.FLOAT
-    ) -> None:
-        """Choose formats.
-
-        Args:
-            policy: format of a weight by its name.
-            accuracy_level: the op's attribute: 4 lets a CPU multiply in int8.
-            scales: dtype of the scales, that of the activations.
-        """
-        super().__init__()
-        self.policy, self.accuracy_level, self.scales = policy, accuracy_level, scales
 
     def match(self, node: ir.Node, m: Matcher) -> Linear:
         """The weight behind the second operand."""
@@ -82,15 +62,8 @@ class MatMulNBits(NodePass[Linear]):
     def rewrite(self, node: ir.Node, found: Linear, add: Builder) -> None:
         """Replace the weight by its blocks."""
         n, k = found.source.parts[0][1]
-        name = found.weight.name or ""
-        graph = add.graph
         blocks = Quantized(found.source, found.format, self.scales)
-        inputs: list[ir.Value | None] = [found.x]
-        for part, _ in enumerate(blocks.parts):
-            part_name = f"{name}.{PARTS[part]}"
-            known = graph.initializers.get(part_name)
-            tensor = RowTensor(blocks, part, name=part_name)
-            inputs.append(known or initializer(graph, part_name, tensor))
+        inputs = [found.x, *block_values(add.graph, found.weight.name or "", blocks)]
         attributes = {
             "N": n,
             "K": k,

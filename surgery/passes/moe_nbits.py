@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 import quant
-from surgery.contract import Builder, Matcher, NodePass, initializer, replace
-from surgery.passes.matmul_nbits import PARTS, Policy
-from surgery.weights import Quantized, RowTensor, Source, narrow, source_of
+from surgery.blocks import BlockPass, block_values
+from surgery.contract import Builder, Matcher, replace
+from surgery.weights import Quantized, Source, narrow, source_of
 
 UPWARD, DOWNWARD = 2, 4
 """Inputs of `MoE` with the weights of the experts."""
@@ -24,7 +24,7 @@ class Experts:
     format: quant.BlockFormat
 
 
-class MoeNBits(NodePass[Experts]):
+class MoeNBits(BlockPass[Experts]):
     """A mixture of experts with quantized weights.
 
     before  MoE(x, logits, gate_up [E, 2I, H], down [E, H, I])
@@ -37,19 +37,6 @@ class MoeNBits(NodePass[Experts]):
 
     name = "moe_nbits"
     anchors = ("MoE",)
-
-    def __init__(
-        self, policy: Policy, accuracy_level: int = 0, scales: ir.DataType = ir.DataType.FLOAT
-    ) -> None:
-        """Choose formats.
-
-        Args:
-            policy: format of a weight by its name.
-            accuracy_level: the op's attribute: 4 lets a CPU multiply in int8.
-            scales: dtype of the scales, that of the activations.
-        """
-        super().__init__()
-        self.policy, self.accuracy_level, self.scales = policy, accuracy_level, scales
 
     def match(self, node: ir.Node, m: Matcher) -> Experts:
         """Both weights, quantized alike."""
@@ -75,7 +62,12 @@ class MoeNBits(NodePass[Experts]):
     def rewrite(self, node: ir.Node, found: Experts, add: Builder) -> None:
         """Replace the weights by their blocks."""
         upward, downward = (
-            self.blocks(weight, source, found.format, add)
+            block_values(
+                add.graph,
+                weight.name or "",
+                Quantized(source, found.format, self.scales),
+                flat=True,
+            )
             for weight, source in zip(found.weights, found.sources, strict=True)
         )
         x, logits = node.inputs[:2]
@@ -92,15 +84,3 @@ class MoeNBits(NodePass[Experts]):
         out = node.outputs[0]
         fused = add("QMoE", inputs, attributes, domain="com.microsoft", like=out)
         replace(out, fused)
-
-    def blocks(
-        self, weight: ir.Value, source: Source, format: quant.BlockFormat, add: Builder
-    ) -> list[ir.Value]:
-        """The initializers of a stack of quantized matrices; codes of a row in one axis."""
-        values, blocks = [], Quantized(source, format, self.scales)
-        for part, (_, shape) in enumerate(blocks.parts):
-            name = f"{weight.name}.{PARTS[part]}"
-            flat = (*shape[:2], shape[2] * shape[3]) if part == 0 else shape
-            tensor = RowTensor(blocks, part, name=name, shape=flat)
-            values.append(initializer(add.graph, name, tensor))
-        return values

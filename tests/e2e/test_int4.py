@@ -85,3 +85,12 @@ def test_quantized_weights_are_near_the_originals(built):
         original = own[name].numpy()
         assert weight.shape == original.shape
         assert abs(weight - original).mean() < 0.1 * abs(original).max()
+
+
+def test_the_card_says_how_it_was_quantized(built):
+    """From the attributes of the graph, not from the options."""
+    nodes = [n for n in ir.load(built.int4 / DECODER).graph if n.op_type == "MatMulNBits"]
+    card = (built.int4 / "README.md").read_text()
+    for node, what in ((nodes[0], "decoder layers in"), (nodes[-1], "the head in")):
+        bits, block = (node.attributes[name].as_int() for name in ("bits", "block_size"))
+        assert f"{what} {bits} bits in blocks of {block}" in card
