@@ -19,8 +19,8 @@ import onnx_ir as ir
 from export_min import families
 from export_min.aside import meanwhile
 from export_min.checkpoint import Checkpoint, CheckpointError, open_checkpoint
-from surgery.console import console, progress
-from surgery.staging import check_free, staged
+from surgery.base.console import console, progress
+from surgery.base.staging import check_free, staged
 
 __all__ = ["CheckpointError", "export", "open_checkpoint"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from surgery.console import run
+from surgery.base.console import run
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from export_min.checkpoint import CheckpointError, open_checkpoint
-from surgery.console import console, progress
-from surgery.errors import OutputError
-from surgery.pictures import open_picture
+from surgery.base.console import console, progress
+from surgery.base.errors import OutputError
+from surgery.base.pictures import open_picture
 
 PROMPTS = (
     ("greeting", "Hello, who are you?"),

@@ -20,8 +20,8 @@ import onnx_ir as ir
 import safetensors
 
 from export_min.families import FAMILIES
-from surgery.errors import UserError
-from surgery.shards import header_digest
+from surgery.base.errors import UserError
+from surgery.base.shards import header_digest
 
 DEMO = Path(__file__).parent / "demo"
 """The embedded demo checkpoint: the real architecture, small."""

@@ -1,7 +1,7 @@
 """Raw ONNX graphs of Qwen-VL models to packages for onnxruntime-genai, pass by pass.
 
 from surgery import load
-from surgery.passes.rms_norm import RmsNorm
+from surgery.passes.norms.rms_norm import RmsNorm
 
 raw = load("build/raw/decoder.onnx")
 done = raw.run(RmsNorm())
@@ -16,25 +16,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from surgery.build import operate
-    from surgery.facts import Facts, Options
-    from surgery.inspect.dump import Dump
-    from surgery.inspect.near import explain
-    from surgery.inspect.notebook import Graph, load
-    from surgery.inspect.report import report
-    from surgery.inspect.verify_step import Verify
-    from surgery.selection import Selection
+    from surgery.engine.facts import Facts, Options
+    from surgery.engine.selection import Selection
+    from surgery.graph import Graph, load
+    from surgery.show.report import report
+    from surgery.watch.check_steps import Verify
+    from surgery.watch.dump import Dump
+    from surgery.watch.explain import explain
 
 HOMES = {
-    "Dump": "surgery.inspect.dump",
-    "Facts": "surgery.facts",
-    "Graph": "surgery.inspect.notebook",
-    "Options": "surgery.facts",
-    "Selection": "surgery.selection",
-    "Verify": "surgery.inspect.verify_step",
-    "explain": "surgery.inspect.near",
-    "load": "surgery.inspect.notebook",
+    "Dump": "surgery.watch.dump",
+    "Facts": "surgery.engine.facts",
+    "Graph": "surgery.graph",
+    "Options": "surgery.engine.facts",
+    "Selection": "surgery.engine.selection",
+    "Verify": "surgery.watch.check_steps",
+    "explain": "surgery.watch.explain",
+    "load": "surgery.graph",
     "operate": "surgery.build",
-    "report": "surgery.inspect.report",
+    "report": "surgery.show.report",
 }
 """Modules are loaded when a name is first asked for, so that `--help` stays quick."""
 

@@ -10,7 +10,7 @@ import argparse
 import importlib
 import sys
 
-from surgery.console import run
+from surgery.base.console import run
 
 COMMANDS = {
     "build": "turn raw graphs into a package (the default)",

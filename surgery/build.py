@@ -10,18 +10,18 @@ from pathlib import Path
 import onnx_ir as ir
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
-from surgery import runner
-from surgery.console import console, progress
-from surgery.errors import OutputError
-from surgery.facts import Facts, Options
+from surgery.base.console import console, progress
+from surgery.base.errors import OutputError
+from surgery.base.staging import check_free, staged
+from surgery.engine import runner
+from surgery.engine.facts import Facts, Options
+from surgery.engine.recipes import RECIPES
+from surgery.engine.selection import EVERYTHING, Selection
 from surgery.package.card import model_card
 from surgery.package.external_data import Layout, write_graphs
 from surgery.package.genai_config import PROCESSOR, filenames, genai_config
 from surgery.package.processor_config import processor_config
 from surgery.package.tokenizer import copy_tokenizer
-from surgery.recipes import RECIPES
-from surgery.selection import EVERYTHING, Selection
-from surgery.staging import check_free, staged
 
 
 def build(

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from surgery.inspect.table import markdown
+from surgery.show.table import markdown
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_table_of_passes() -> None:
-    """Written by: python -c 'from surgery.inspect.table import markdown; print(markdown())'."""
+    """Written by: python -c 'from surgery.show.table import markdown; print(markdown())'."""
     (block,) = re.findall(r"<!-- passes -->\n(.*?)\n<!-- /passes -->", README, re.DOTALL)
     assert block.strip() == markdown().strip()
 

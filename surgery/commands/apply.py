@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import argparse
 
-from surgery.facts import Options
-from surgery.recipes_generic import GENERIC
-from surgery.targets import TARGETS
+from surgery.engine.facts import Options
+from surgery.engine.recipes_generic import GENERIC
+from surgery.engine.targets import TARGETS
 
 DEFAULT = Options(text_precision="fp32")
 
@@ -51,7 +51,7 @@ def configure(p: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Apply and write."""
-    from surgery.foreign import apply
+    from surgery.apply import apply
 
     choices = Options(
         text_precision=args.text_precision,

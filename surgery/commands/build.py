@@ -6,12 +6,12 @@ import argparse
 import json
 from pathlib import Path
 
-from surgery.console import console
-from surgery.errors import UserError
-from surgery.facts import Options
-from surgery.runner import Watcher
-from surgery.selection import Selection
-from surgery.targets import TARGETS
+from surgery.base.console import console
+from surgery.base.errors import UserError
+from surgery.engine.facts import Options
+from surgery.engine.runner import Watcher
+from surgery.engine.selection import Selection
+from surgery.engine.targets import TARGETS
 
 
 def configure(p: argparse.ArgumentParser) -> None:
@@ -146,9 +146,9 @@ def selection(args: argparse.Namespace) -> Selection:
 
 def watchers(args: argparse.Namespace) -> list[Watcher]:
     """The chosen watchers; a dump comes first, so that it holds a step that fails."""
-    from surgery.inspect.dump import Dump
-    from surgery.inspect.store import Weights
-    from surgery.inspect.verify_step import Verify
+    from surgery.watch.check_steps import Verify
+    from surgery.watch.dump import Dump
+    from surgery.watch.store import Weights
 
     chosen: list[Watcher] = []
     if args.dump:
@@ -161,7 +161,7 @@ def watchers(args: argparse.Namespace) -> list[Watcher]:
 def main(args: argparse.Namespace) -> int:
     """Build the package, or run the chosen passes."""
     if args.list:
-        from surgery.inspect.table import plain
+        from surgery.show.table import plain
 
         print(plain())
         return 0
@@ -178,8 +178,8 @@ def main(args: argparse.Namespace) -> int:
 def work(args: argparse.Namespace) -> dict[str, object]:
     """Run; returns what `--json` prints."""
     from surgery import build as job
-    from surgery.facts import Facts
-    from surgery.inspect.results import Results
+    from surgery.engine.facts import Facts
+    from surgery.watch.results import Results
 
     results = Results()
     chosen = selection(args)

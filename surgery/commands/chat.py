@@ -11,13 +11,13 @@ import contextlib
 import sys
 from typing import TYPE_CHECKING
 
-from surgery.console import complain, console
-from surgery.errors import UserError
+from surgery.base.console import complain, console
+from surgery.base.errors import UserError
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from surgery.chat import Conversation
+    from surgery.answer.conversation import Conversation
 
 HELP = (
     "a line is a turn; /image PATH adds a picture to the next one, /new starts anew, /quit leaves"
@@ -59,9 +59,9 @@ def configure(p: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Answer once, or line by line."""
-    from surgery.chat import Conversation
-    from surgery.pictures import open_picture
-    from surgery.runtime import Runtime, Sampling
+    from surgery.answer.conversation import Conversation
+    from surgery.answer.runtime import Runtime, Sampling
+    from surgery.base.pictures import open_picture
 
     if args.max_tokens < 1:
         raise UserError(f"max-tokens is {args.max_tokens}, must be 1 or more.")
@@ -85,7 +85,7 @@ def answer(conversation: Conversation, text: str, pictures: list[Image.Image]) -
 
 def converse(conversation: Conversation, pictures: list[Image.Image]) -> None:
     """Read turns from the terminal, or a line each from another input, until it ends."""
-    from surgery.pictures import open_picture
+    from surgery.base.pictures import open_picture
 
     terminal = sys.stdin.isatty()
     if terminal:

@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from surgery.base.console import console, progress
+from surgery.base.errors import OutputError, UserError
 from surgery.commands.verify import add_checkpoint
-from surgery.console import console, progress
-from surgery.errors import OutputError, UserError
 
 if TYPE_CHECKING:
-    from surgery.evaluate import Verdict
+    from surgery.answer.evaluation import Verdict
 
 COLUMNS = {"package": "package", "pytorch": "PyTorch", "agreement": "agreement", "kl": "KL"}
 
@@ -49,8 +49,8 @@ def configure(p: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Ask, then print the table."""
-    from surgery.evaluate import evaluate, read_questions, summarize
-    from surgery.runtime import Runtime
+    from surgery.answer.evaluation import evaluate, read_questions, summarize
+    from surgery.answer.runtime import Runtime
 
     for name in ("limit", "max_tokens"):
         if getattr(args, name) is not None and getattr(args, name) < 1:

@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from surgery.commands.build import add_options, options
-from surgery.facts import Facts
+from surgery.engine.facts import Facts
 
 
 def configure(p: argparse.ArgumentParser) -> None:
@@ -32,7 +32,7 @@ def configure(p: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Print sites and near-misses."""
-    from surgery.inspect.near import explain, explain_foreign, lines
+    from surgery.watch.explain import explain, explain_foreign, lines
 
     source, limit = Path(args.input), 1 << 30 if args.all else 12
     if args.recipe is not None or source.suffix == ".onnx":

@@ -8,9 +8,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from surgery.base.console import console
 from surgery.commands.build import add_options, options
-from surgery.console import console
-from surgery.facts import Facts
+from surgery.engine.facts import Facts
 
 FOLDER = "build/report"
 
@@ -27,11 +27,11 @@ def configure(p: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Dump where needed, then draw."""
     from surgery.build import operate
-    from surgery.inspect.dump import RUN, Dump
-    from surgery.inspect.report import report
-    from surgery.inspect.store import Weights
-    from surgery.inspect.verify_step import Verify
-    from surgery.runner import Watcher
+    from surgery.engine.runner import Watcher
+    from surgery.show.report import report
+    from surgery.watch.check_steps import Verify
+    from surgery.watch.dump import RUN, Dump
+    from surgery.watch.store import Weights
 
     folder = Path(args.dir)
     if args.again or not (folder / RUN).is_file():

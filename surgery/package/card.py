@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from surgery.facts import Facts
+from surgery.engine.facts import Facts
 from surgery.package.external_data import Layout
 
 TEMPLATE = """\

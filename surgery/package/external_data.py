@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from surgery.weights import RowTensor, Source, Stored
+from surgery.rewrite.weights import RowTensor, Source, Stored
 
 THRESHOLD = 1024
 """Bytes from which an initializer goes to the data file; smaller ones stay in the graph."""

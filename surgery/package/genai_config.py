@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from surgery.errors import PackageError
-from surgery.facts import Facts
+from surgery.base.errors import PackageError
+from surgery.engine.facts import Facts
 
 DECODER = "model.onnx"
 PROCESSOR = "processor_config.json"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from surgery.errors import PackageError
-from surgery.facts import Facts
+from surgery.base.errors import PackageError
+from surgery.engine.facts import Facts
 
 
 def processor_config(facts: Facts) -> dict[str, Any]:

@@ -6,8 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
-from surgery.errors import PackageError
-from surgery.facts import Facts
+from surgery.base.errors import PackageError
+from surgery.engine.facts import Facts
 
 REQUIRED = ("tokenizer.json", "tokenizer_config.json")
 OPTIONAL = (

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from surgery.errors import PackageError
+from surgery.base.errors import PackageError
 from surgery.verify.finding import Finding
 from surgery.verify.opened import PARTS, Opened
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from surgery.runtime import brief
+from surgery.answer.runtime import brief
 from surgery.verify.finding import Finding, close
 from surgery.verify.opened import PARTS, Opened, port
 

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 import quant
-from surgery.errors import PackageError
+from surgery.base.errors import PackageError
 from surgery.verify.finding import Finding, close
 from surgery.verify.opened import INT4, Opened
 from surgery.verify.runtime import QUESTION, open_runtime, sample

@@ -8,8 +8,8 @@ from typing import Any
 
 import onnx_ir as ir
 
-from surgery import runner
-from surgery.runtime import read_json
+from surgery.answer.runtime import read_json
+from surgery.engine import runner
 
 PARTS = ("vision", "embedding", "decoder")
 INT4 = "int4"

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from surgery.errors import PackageError
-from surgery.pictures import Sizing
-from surgery.runtime import GREEDY, ON_CPU, Runtime, brief
+from surgery.answer.runtime import GREEDY, ON_CPU, Runtime, brief
+from surgery.base.errors import PackageError
+from surgery.base.pictures import Sizing
 from surgery.verify.finding import Finding
 from surgery.verify.opened import Opened
 

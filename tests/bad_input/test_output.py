@@ -191,7 +191,7 @@ def wait_for(condition, seconds=120):
 
 def fails_and_cleans(folder, target):
     """The next run to the same place removes what a killed one left beside it."""
-    from surgery.staging import staged
+    from surgery.base.staging import staged
 
     with pytest.raises(RuntimeError), staged(target, force=True):
         raise RuntimeError

@@ -17,10 +17,10 @@ from tiny_checkpoint import TINY, write_checkpoint
 from export_min import export, open_checkpoint
 from export_min.checkpoint import DEMO
 from export_min.reference import Reference
+from surgery.answer.runtime import Prompt, Runtime
+from surgery.base.pictures import png
 from surgery.build import build
-from surgery.facts import Options
-from surgery.pictures import png
-from surgery.runtime import Prompt, Runtime
+from surgery.engine.facts import Options
 
 logging.getLogger("torch.__trace").propagate = False  # a record a traced node, kept by pytest
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from surgery.runtime import GREEDY
+from surgery.answer.runtime import GREEDY
 
 QUESTION = "what color is the shape?"
 TOLERANCE = 1e-4

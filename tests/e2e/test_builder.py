@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import Case
 
-from surgery import view
-from surgery.runner import load
+from surgery.engine.runner import load
+from surgery.rewrite import view
 
 # Our decoder carries DeepStack: one Split, and one Add a level. The builder's drops it.
 DEEPSTACK = 1 + 3

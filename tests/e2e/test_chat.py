@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from surgery.chat import Conversation
-from surgery.pictures import open_picture
-from surgery.runtime import GREEDY, Runtime, Sampling
+from surgery.answer.conversation import Conversation
+from surgery.answer.runtime import GREEDY, Runtime, Sampling
+from surgery.base.pictures import open_picture
 
 QUESTION = "what color is the shape?"
 UPRIGHT = 6

@@ -10,7 +10,14 @@ import pytest
 from PIL import Image
 
 from surgery.__main__ import main
-from surgery.evaluate import Question, Verdict, divergence, read_questions, right, summarize
+from surgery.answer.evaluation import (
+    Question,
+    Verdict,
+    divergence,
+    read_questions,
+    right,
+    summarize,
+)
 
 
 @pytest.fixture

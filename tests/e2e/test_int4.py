@@ -10,8 +10,8 @@ import pytest
 
 from export_min import open_checkpoint
 from export_min.reference import Reference
+from surgery.answer.runtime import Runtime
 from surgery.package.genai_config import DECODER
-from surgery.runtime import Runtime
 from surgery.verify.logits import unpacked
 from surgery.verify.opened import Opened
 from surgery.verify.runtime import QUESTION, sample

@@ -7,8 +7,8 @@ from pathlib import Path
 import onnx_ir as ir
 import pytest
 
-from surgery.runner import load
-from surgery.scope import scope
+from surgery.engine.runner import load
+from surgery.rewrite.scope import scope
 from surgery.verify.opened import Opened
 
 LAYERS = Path(__file__).parent / "layers"

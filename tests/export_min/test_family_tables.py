@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from export_min import families
-from surgery.families import FAMILIES
+from surgery.engine.families import FAMILIES
 
 
 def test_same_families():

@@ -12,7 +12,7 @@ import pytest
 from export_min import families
 from export_min.checkpoint import Checkpoint, CheckpointError
 from export_min.trace import load_config
-from surgery.facts import Facts
+from surgery.engine.facts import Facts
 
 TEXT = {
     "hidden_size": 2048,

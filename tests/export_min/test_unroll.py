@@ -14,7 +14,7 @@ import torch
 from transformers import Qwen2_5_VLConfig, Qwen3VLConfig, Qwen3VLMoeConfig
 
 from export_min import families, trace, unroll
-from surgery.scope import scope
+from surgery.rewrite.scope import scope
 
 CASES = {
     "levels first, between and last": {"depth": 5, "indexes": [0, 2, 4], "layers": 5},

@@ -24,7 +24,7 @@ from torch import nn
 from traced import stock, trace
 
 from export_min.attention import GROUPED
-from surgery.foreign import WEIGHT
+from surgery.apply import WEIGHT
 
 
 class Absent(Exception):

@@ -10,10 +10,13 @@ import onnx_ir as ir
 import onnxruntime as ort
 from export import Export
 
-from surgery import foreign, runner, view
-from surgery.contract import Miss, NodePass, Pass
-from surgery.facts import Options
-from surgery.recipes_generic import GENERIC
+from surgery import apply as foreign
+from surgery.engine import runner
+from surgery.engine.facts import Options
+from surgery.engine.recipes_generic import GENERIC
+from surgery.rewrite import view
+from surgery.rewrite.contract import NodePass, Pass
+from surgery.rewrite.matcher import Miss
 
 OPTIONS = Options(text_precision="fp32", max_length=64)
 EVERYWHERE = (

@@ -8,22 +8,22 @@ from typing import Any
 
 import numpy as np
 
-from surgery.contract import Pass
-from surgery.passes.freq_table import FreqTable
-from surgery.passes.gelu import Gelu
-from surgery.passes.gqa import Gqa
-from surgery.passes.half_angles import HalfAngles
-from surgery.passes.head_norm import HeadNorm
-from surgery.passes.last_logits import LastLogits
-from surgery.passes.late_repeat import LateRepeat
-from surgery.passes.layer_scale import LayerScale
-from surgery.passes.mha import Mha
-from surgery.passes.mrope import MRope
-from surgery.passes.rms_norm import RmsNorm
-from surgery.passes.rotary import Rotary
-from surgery.passes.sdpa import Sdpa
-from surgery.passes.slices import Slices
-from surgery.passes.weight_shift import WeightShift
+from surgery.passes.attention.attention import Attention
+from surgery.passes.attention.group_query_attention import GroupQueryAttention
+from surgery.passes.attention.multi_head_attention import MultiHeadAttention
+from surgery.passes.mlp.gelu import Gelu
+from surgery.passes.mlp.layer_scale import LayerScale
+from surgery.passes.norms.head_norm import HeadNorm
+from surgery.passes.norms.rms_norm import RmsNorm
+from surgery.passes.outputs.last_logits import LastLogits
+from surgery.passes.rotary.freq_table import FreqTable
+from surgery.passes.rotary.half_angles import HalfAngles
+from surgery.passes.rotary.late_repeat import LateRepeat
+from surgery.passes.rotary.multimodal_rotary import MultimodalRotary
+from surgery.passes.rotary.rotary import Rotary
+from surgery.passes.tidy.slices import Slices
+from surgery.passes.weights.weight_shift import WeightShift
+from surgery.rewrite.contract import Pass
 
 
 @dataclass(frozen=True)
@@ -302,7 +302,7 @@ def table() -> list[Pass]:
 
 
 def multiaxial() -> list[Pass]:
-    return [FreqTable(32), MRope()]
+    return [FreqTable(32), MultimodalRotary()]
 
 
 PAIR_ROPE = rope(ANGLES + PAIRED, PAIRS, extra=PAIR_CONSTANTS)
@@ -315,12 +315,12 @@ SHAPES = {
     "partial_paired_rotary": Shape(partial(PAIR_ROPE), table, (2, 2, 1), TOKENS),
     "sectioned_mrope": Shape(sectioned(SECTION_ROPE), multiaxial, (2, 1), TOKENS),
     "paired_mrope": Shape(sectioned(partial(GLM_ROPE)), multiaxial, (2, 1), TOKENS),
-    "no_qk_norm": Shape(ATTENTION.format(**PLAIN), lambda: [Gqa()], (1,), CACHE),
-    "biases": Shape(ATTENTION.format(**PLAIN | BIASED), lambda: [Gqa()], (1,), CACHE),
+    "no_qk_norm": Shape(ATTENTION.format(**PLAIN), lambda: [GroupQueryAttention()], (1,), CACHE),
+    "biases": Shape(ATTENTION.format(**PLAIN | BIASED), lambda: [GroupQueryAttention()], (1,), CACHE),
     "fused_qkv": Shape(
-        ATTENTION.format(**PLAIN | FUSED), lambda: [Slices(), Gqa()], (1, 1), CACHE
+        ATTENTION.format(**PLAIN | FUSED), lambda: [Slices(), GroupQueryAttention()], (1, 1), CACHE
     ),
-    "sliding_window": Shape(ATTENTION.format(**PLAIN | WINDOW), lambda: [Gqa()], (1,), CACHE),
+    "sliding_window": Shape(ATTENTION.format(**PLAIN | WINDOW), lambda: [GroupQueryAttention()], (1,), CACHE),
     "layer_scale": Shape(LAYER_SCALE, lambda: [LayerScale()], (2,), TOKENS),
     "gated_gelu_erf": Shape(GATED_ERF, lambda: [Gelu()], (1,), TOKENS),
     "gated_gelu_tanh": Shape(GATED_TANH, lambda: [Gelu()], (1,), TOKENS),
@@ -332,5 +332,5 @@ SHAPES = {
         WINDOWS.replace(", int64[3] blocks, int64[2] rows", ""), lambda: [LateRepeat()], (1,),
         ({"P": 4, "M": 1}, {"P": 12, "M": 3}, {"P": 40, "M": 10}),
     ),
-    "written_attention": Shape(WRITTEN, lambda: [Sdpa(), Mha()], (1, 1), TOKENS),
+    "written_attention": Shape(WRITTEN, lambda: [Attention(), MultiHeadAttention()], (1, 1), TOKENS),
 }  # fmt: skip

@@ -9,8 +9,8 @@ from typing import Any
 from export import GRAPHS
 from measure import EVERYWHERE, Result
 
-from surgery.recipes_generic import GENERIC
-from surgery.selection import names
+from surgery.engine.recipes_generic import GENERIC
+from surgery.engine.selection import names
 
 TABLE = Path(__file__).parent / "TABLE.md"
 INTRODUCTION = """\

@@ -10,8 +10,8 @@ import onnxruntime as ort
 import pytest
 
 from surgery.__main__ import main
-from surgery.recipes_generic import GENERIC
-from surgery.selection import names, passes
+from surgery.engine.recipes_generic import GENERIC
+from surgery.engine.selection import names, passes
 
 OLD = """<ir_version: 7, opset_import: ["": 14]>
 g (float[batch,sequence,64] x, float[64] w_norm, float[64] w_bias, float[64,64] w_q,

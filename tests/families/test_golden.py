@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 from shapes import SHAPES, feeds
 
-from surgery import view
+from surgery.rewrite import view
 
 GOLDEN = Path(__file__).parent / "golden"
 

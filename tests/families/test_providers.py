@@ -8,7 +8,7 @@ import pytest
 from export import GRAPHS, exported
 from measure import OPTIONS, Result, error, operate
 
-from surgery.targets import TARGETS
+from surgery.engine.targets import TARGETS
 
 KINDS = [
     ("fp16", "cpu", 5e-3),

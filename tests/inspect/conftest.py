@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from surgery.facts import Facts, Options
+from surgery.engine.facts import Facts, Options
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,8 @@ from pathlib import Path
 import onnxruntime as ort
 import pytest
 
-from surgery import view
 from surgery.__main__ import main
+from surgery.rewrite import view
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from surgery.__main__ import main
-from surgery.facts import Facts
-from surgery.inspect.near import explain, lines
+from surgery.engine.facts import Facts
+from surgery.watch.explain import explain, lines
 
 
 def test_sites_and_near_misses_right_before_the_pass(facts: Facts) -> None:

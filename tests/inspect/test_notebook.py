@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 import surgery
-from surgery.errors import UserError
-from surgery.inspect.notebook import Graph
-from surgery.passes.fold import Fold
-from surgery.passes.silu import Silu
+from surgery.base.errors import UserError
+from surgery.graph import Graph
+from surgery.passes.mlp.silu import Silu
+from surgery.passes.tidy.fold import Fold
 
 
 @pytest.fixture(scope="module")

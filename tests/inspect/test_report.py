@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from surgery.__main__ import main
-from surgery.inspect.changes import changes, folded, spans
-from surgery.inspect.notebook import Graph, load
-from surgery.passes.fold import Fold
-from surgery.passes.silu import Silu
+from surgery.graph import Graph, load
+from surgery.passes.mlp.silu import Silu
+from surgery.passes.tidy.fold import Fold
+from surgery.show.changes import changes, folded, spans
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 

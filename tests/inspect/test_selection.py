@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from surgery.__main__ import main
-from surgery.inspect import table
-from surgery.recipes import RECIPES
-from surgery.selection import names, pass_of, passes
+from surgery.engine.recipes import RECIPES
+from surgery.engine.selection import names, pass_of, passes
+from surgery.show import table
 
 
 def test_every_pass_has_the_name_of_its_module() -> None:

@@ -11,15 +11,15 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from surgery import runner
 from surgery.__main__ import main
-from surgery.contract import Pass, Site
-from surgery.facts import Facts
-from surgery.inspect.compare import differences
-from surgery.inspect.examples import Example
-from surgery.inspect.shorten import cut_logits, shortened
-from surgery.inspect.verify_step import TOLERANCE, VerificationError, Verify
-from surgery.recipes import RECIPES, Recipe, Step
+from surgery.engine import runner
+from surgery.engine.facts import Facts
+from surgery.engine.recipes import RECIPES, Recipe, Step
+from surgery.rewrite.contract import Pass, Site
+from surgery.watch.check_steps import TOLERANCE, VerificationError, Verify
+from surgery.watch.compare import differences
+from surgery.watch.examples import Example
+from surgery.watch.shorten import cut_logits, shortened
 
 
 def figures(

@@ -24,9 +24,10 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from surgery import view
-from surgery.contract import Pass, prune
-from surgery.scope import SCOPES
+from surgery.rewrite import view
+from surgery.rewrite.builder import prune
+from surgery.rewrite.contract import Pass
+from surgery.rewrite.scope import SCOPES
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = Path(__file__).parent / "golden"

@@ -10,9 +10,9 @@ import onnx_ir as ir
 import pytest
 
 import surgery.passes
-from surgery import view
-from surgery.contract import FIELDS, Pass
-from surgery.scope import SCOPES, scope
+from surgery.rewrite import view
+from surgery.rewrite.contract import FIELDS, Pass
+from surgery.rewrite.scope import SCOPES, scope
 
 MODULE_NAMES = [module.name for module in pkgutil.iter_modules(surgery.passes.__path__)]
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from surgery.passes.deepstack import DeepStack
+from surgery.passes.vision.deepstack import DeepStack
 
 WIDTH, LEVELS = 8, 3
 

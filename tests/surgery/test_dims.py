@@ -3,7 +3,7 @@
 import onnx_ir as ir
 import pytest
 
-from surgery.passes.dims import Dims
+from surgery.passes.tidy.dims import Dims
 
 BEFORE = """
 g (float[B,K,D] past, float[B,S,D] x) => (float[B,T,D] y) {

@@ -10,7 +10,7 @@ import pytest
 
 import quant
 from surgery.package.external_data import LARGE, PAGE_ALIGNMENT, SMALL_ALIGNMENT, write_graphs
-from surgery.weights import Cast, Quantized, Reshaped, RowTensor, Stored, Transposed
+from surgery.rewrite.weights import Cast, Quantized, Reshaped, RowTensor, Stored, Transposed
 
 F32, F16, BF16 = ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16
 FORMAT = quant.BlockFormat(4, 32, False)

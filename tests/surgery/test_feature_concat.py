@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from surgery.passes.feature_concat import FeatureConcat
+from surgery.passes.vision.feature_concat import FeatureConcat
 
 BEFORE = """
 g (float[M,4] a, float[M,4] b) => (float[M,4] image_features, float[2,M,4] deepstack_features)

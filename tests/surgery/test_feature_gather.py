@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from surgery.passes.feature_gather import FeatureGather
+from surgery.passes.vision.feature_gather import FeatureGather
 
 WIDTH, LEVELS = 4, 2
 BEFORE = """

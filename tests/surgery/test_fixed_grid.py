@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from surgery.passes.fixed_grid import FixedGrid
+from surgery.passes.vision.fixed_grid import FixedGrid
 
 BEFORE = """
 g (float[patches,6] pixel_values, int64[images,3] image_grid_thw)

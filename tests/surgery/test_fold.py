@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from surgery import view
-from surgery.passes.fold import Fold
+from surgery.passes.tidy.fold import Fold
+from surgery.rewrite import view
 
 BEFORE = """
 g (float[B,24] x, bfloat16[24] a_weight, bfloat16[24] b_weight) => (float[B,12,2] y) {

@@ -4,7 +4,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from surgery.passes.freq_table import FreqTable, tabulate
+from surgery.passes.rotary.freq_table import FreqTable, tabulate
 
 ROWS = 50
 BEFORE = """

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from surgery.passes.fused_transpose import FusedTranspose
+from surgery.passes.weights.fused_transpose import FusedTranspose
 
 BEFORE = """
 g (float[B,S,8] x, float[11,8] table_weight) => (float[B,S,11] logits) {

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 import quant
-from surgery.passes.gather_nbits import GatherNBits
-from surgery.passes.matmul_nbits import MatMulNBits
-from surgery.passes.weight_cast import WeightCast
-from surgery.weights import RowTensor
+from surgery.passes.quantized.gather_nbits import GatherNBits
+from surgery.passes.quantized.matmul_nbits import MatMulNBits
+from surgery.passes.weights.weight_cast import WeightCast
+from surgery.rewrite.weights import RowTensor
 
 BEFORE = """
 g (int64[B,S] ids, bfloat16[20,64] table_weight) => (float[B,S,64] y) {

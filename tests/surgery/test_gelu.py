@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from surgery.passes.gelu import Gelu
+from surgery.passes.mlp.gelu import Gelu
 
 BEFORE = """
 g (float[B,S,6] up, float[B,S,6] more) => (float[B,S,6] y, float[B,S,6] z)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from surgery.passes.gqa import Gqa
+from surgery.passes.attention.group_query_attention import GroupQueryAttention
 
 HEADS, KV, WIDTH = 4, 2, 16
 BEFORE = """
@@ -72,7 +72,7 @@ MISSES = {
 
 
 def make():
-    return Gqa()
+    return GroupQueryAttention()
 
 
 def test_golden(build, golden):

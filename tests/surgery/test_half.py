@@ -3,8 +3,8 @@
 import numpy as np
 import onnx_ir as ir
 
-from surgery import view
-from surgery.passes.half import Half
+from surgery.passes.weights.half import Half
+from surgery.rewrite import view
 
 BEFORE = """
 g (float[B,S,8] x, float[8] norm_weight, float[8,16] up_weight, float[16,8] down_weight)

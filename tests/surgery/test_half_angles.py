@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from surgery.passes.half_angles import HalfAngles
+from surgery.passes.rotary.half_angles import HalfAngles
 
 BEFORE = """
 g (float[B,S,4] f, float[B,S,4] p) => (float[B,S,8] cos, float[B,S,8] sin, float[B,S,8] pairs)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from surgery.passes.head_norm import HeadNorm
+from surgery.passes.norms.head_norm import HeadNorm
 
 BEFORE = """
 g (float[B,S,3,8] x, float[8] norm_weight) => (float[B,3,S,8] y) {

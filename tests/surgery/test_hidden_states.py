@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from surgery.passes.hidden_states import HiddenStates
+from surgery.passes.outputs.hidden_states import HiddenStates
 
 BEFORE = """
 g (float[B,S,8] x, float[8,11] head_weight) => (float[B,S,11] logits) {

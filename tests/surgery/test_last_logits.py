@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from surgery.passes.last_logits import LastLogits
+from surgery.passes.outputs.last_logits import LastLogits
 
 BEFORE = """
 g (float[B,S,8] x, float[8,11] head_weight) => (float[B,S,11] logits) {

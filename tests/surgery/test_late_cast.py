@@ -8,8 +8,8 @@ import onnxruntime as ort
 import pytest
 
 from surgery.package.genai_config import CPU_SESSIONS
-from surgery.passes.late_cast import LateCast
-from surgery.passes.weight_cast import WeightCast
+from surgery.passes.weights.late_cast import LateCast
+from surgery.passes.weights.weight_cast import WeightCast
 
 BEFORE = """
 g (float[N,512] x, bfloat16[512,512] up_weight, bfloat16[512,512] down_weight, bfloat16[512] a_bias)

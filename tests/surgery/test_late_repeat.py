@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from surgery.passes.late_repeat import LateRepeat
+from surgery.passes.rotary.late_repeat import LateRepeat
 
 BEFORE = """
 g (float[P,4] c, int64[K] order) => (float[P,8] y)

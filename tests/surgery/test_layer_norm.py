@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from surgery.passes.layer_norm import LayerNorm
+from surgery.passes.norms.layer_norm import LayerNorm
 
 BEFORE = """
 g (float[B,S,16] x, float[16] norm_weight, float[16] norm_bias) => (float[B,S,16] y)

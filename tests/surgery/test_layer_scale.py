@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from surgery.passes.layer_scale import LayerScale
+from surgery.passes.mlp.layer_scale import LayerScale
 
 BEFORE = """
 g (float[P,6] x, float[4,6] fc_weight, float[4] fc_bias, float[4] scale_weight) => (float[P,4] y) {

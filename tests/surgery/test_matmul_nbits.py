@@ -5,8 +5,8 @@ import onnx_ir as ir
 import pytest
 
 import quant
-from surgery.passes.matmul_nbits import MatMulNBits
-from surgery.passes.weight_cast import WeightCast
+from surgery.passes.quantized.matmul_nbits import MatMulNBits
+from surgery.passes.weights.weight_cast import WeightCast
 
 BEFORE = """
 g (float[B,S,64] x, float[24,64] a_weight, float[64,24] b_weight) => (float[B,S,24] y) {

@@ -16,7 +16,7 @@ from pathlib import Path
 import onnx_ir as ir
 import quant
 from surgery.package.external_data import write_graphs
-from surgery.weights import Cast, Quantized, RowTensor, Stored
+from surgery.rewrite.weights import Cast, Quantized, RowTensor, Stored
 
 folder, kind = Path(sys.argv[1]), sys.argv[2]
 rows, columns = 65536, 2560                                  # 335 MB in bf16, 671 MB in float32

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from surgery import view
-from surgery.passes.mha import Mha
+from surgery.passes.attention.multi_head_attention import MultiHeadAttention
+from surgery.rewrite import view
 
 BEFORE = """
 g (float[B,S,32] q, float[B,T,32] k, float[B,T,32] v) => (float[B,S,32] y)
@@ -34,7 +34,7 @@ MISSES = [
 
 
 def make():
-    return Mha()
+    return MultiHeadAttention()
 
 
 def test_golden(build, golden):

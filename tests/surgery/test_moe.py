@@ -4,9 +4,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from surgery.passes.moe import Moe
-from surgery.passes.weight_cast import WeightCast
-from surgery.weights import Cast, source_of
+from surgery.passes.mlp.mixture_of_experts import MixtureOfExperts
+from surgery.passes.weights.weight_cast import WeightCast
+from surgery.rewrite.weights import Cast, source_of
 
 E, H, INNER, K = 6, 16, 24, 2
 
@@ -72,7 +72,7 @@ MISSES = [
 
 
 def make():
-    return Moe()
+    return MixtureOfExperts()
 
 
 def prepare(model):

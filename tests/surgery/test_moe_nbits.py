@@ -5,7 +5,7 @@ import onnx_ir as ir
 import pytest
 
 import quant
-from surgery.passes.moe_nbits import MoeNBits
+from surgery.passes.quantized.mixture_of_experts_nbits import MixtureOfExpertsNBits
 
 E, H, INNER = 5, 64, 32
 
@@ -36,7 +36,7 @@ def policy(name):
 
 
 def make():
-    return MoeNBits(policy)
+    return MixtureOfExpertsNBits(policy)
 
 
 def test_golden(build, golden):
@@ -70,7 +70,7 @@ def test_numbers(build, run, rng, form):
         stored = value.const_value.numpy()
         rows = quant.dequantize(quant.quantize(stored.reshape(-1, stored.shape[-1]), form))
         value.const_value = ir.tensor(rows.reshape(stored.shape), name=name)
-    work = MoeNBits(lambda name: form)
+    work = MixtureOfExpertsNBits(lambda name: form)
     work(model)
     assert work.count == 1
     for feeds in tokens(rng):
@@ -91,7 +91,7 @@ def test_bytes_are_those_of_the_rows(build):
 
 def test_attributes(build):
     model = build(BEFORE)
-    MoeNBits(policy, accuracy_level=4, scales=ir.DataType.FLOAT16)(model)
+    MixtureOfExpertsNBits(policy, accuracy_level=4, scales=ir.DataType.FLOAT16)(model)
     (node,) = model.graph
     found = {name: attribute.value for name, attribute in node.attributes.items()}
     assert found == {

@@ -4,8 +4,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from surgery import view
-from surgery.passes.mrope import MRope
+from surgery.passes.rotary.multimodal_rotary import MultimodalRotary
+from surgery.rewrite import view
 
 ROWS, HEADS, WIDTH = 40, 3, 16
 INTERLEAVED = "{0,1,0,0,1,0,0,0}", "{0,0,1,0,0,1,0,0}"
@@ -65,7 +65,7 @@ MISSES = [
 
 
 def make():
-    return MRope()
+    return MultimodalRotary()
 
 
 def prepare(model):
@@ -121,7 +121,9 @@ def inputs(rng):
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("masks", [INTERLEAVED, SECTIONED], ids=["interleaved", "sectioned"])
 def test_numbers(build, same_numbers, rng, masks, fused):
-    same_numbers(MRope(fused), built(build, graph(masks)), inputs(rng), rtol=0, atol=5e-7)
+    same_numbers(
+        MultimodalRotary(fused), built(build, graph(masks)), inputs(rng), rtol=0, atol=5e-7
+    )
 
 
 @pytest.mark.parametrize("masks", [INTERLEAVED, SECTIONED], ids=["interleaved", "sectioned"])

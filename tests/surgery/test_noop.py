@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from surgery.passes.noop import Noop
+from surgery.passes.tidy.noop import Noop
 
 BEFORE = """
 g (float[B,S,4] x, float[B,S,4] z) => (float[B,S,4] y)

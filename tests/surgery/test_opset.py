@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from surgery import view
-from surgery.contract import PassError
-from surgery.passes.opset import Opset
+from surgery.passes.tidy.opset import Opset
+from surgery.rewrite import view
+from surgery.rewrite.contract import PassError
 
 BEFORE = """
 g (float[B,S,4] x, float[4] norm_weight) => (float[B,S,4] y) {

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from surgery.passes.packed_attention import PackedAttention
+from surgery.passes.attention.packed_attention import PackedAttention
 
 HEADS, WIDTH = 2, 8
 LAYER = """

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from surgery.passes.patch_embed import PatchEmbed
+from surgery.passes.vision.patch_embed import PatchEmbed
 
 BEFORE = """
 g (float[P,48] pixels, float[5,3,2,2,4] proj_weight, float[5] proj_bias) => (float[P,5] y)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from surgery.passes.opset import Opset
-from surgery.passes.plain_attention import PlainAttention
-from surgery.passes.sdpa import Sdpa
+from surgery.passes.attention.attention import Attention
+from surgery.passes.attention.plain_attention import PlainAttention
+from surgery.passes.tidy.opset import Opset
 
 BEFORE = """
 g (float[B,4,S,8] q, float[B,2,T,8] k, float[B,2,T,8] v, bool[B,1,S,T] seen)
@@ -77,6 +77,6 @@ def test_there_and_back(build):
     """What `sdpa` makes of it is what was there."""
     model = build(BEFORE.replace(", softcap = 2.0", ""))
     make()(model)
-    again = Sdpa()
+    again = Attention()
     again(model)
     assert again.count == 1

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from surgery.passes.qkv_split import QkvSplit
+from surgery.passes.attention.qkv_split import QkvSplit
 
 BEFORE = """
 g (float[P,24] x) => (float[P,2,4] q, float[P,2,4] k, float[P,2,4] v)

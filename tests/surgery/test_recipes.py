@@ -12,12 +12,13 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from surgery import runner, view
-from surgery.contract import ExpectationError
-from surgery.facts import Facts, Options
-from surgery.passes.silu import Silu
-from surgery.recipes import RECIPES
-from surgery.scope import scope
+from surgery.engine import runner
+from surgery.engine.facts import Facts, Options
+from surgery.engine.recipes import RECIPES
+from surgery.passes.mlp.silu import Silu
+from surgery.rewrite import view
+from surgery.rewrite.contract import ExpectationError
+from surgery.rewrite.scope import scope
 
 ROOT = Path(__file__).resolve().parents[2]
 LAYERS, LEVELS, DEPTH = 3, 2, 4
@@ -325,8 +326,8 @@ SCRIPT = """
 import hashlib, sys
 from pathlib import Path
 from surgery import runner, view
-from surgery.facts import Facts, Options
-from surgery.recipes import RECIPES
+from surgery.engine.facts import Facts, Options
+from surgery.engine.recipes import RECIPES
 facts = Facts.load(Path(sys.argv[1]), Options(text_precision="int4", max_length=64))
 for name in ("embedding", "decoder"):
     model = runner.load(facts.raw / f"{name}.onnx", facts.weights)

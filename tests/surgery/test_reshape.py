@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from surgery.passes.reshape import ReshapeChain
+from surgery.passes.tidy.reshape_chain import ReshapeChain
 
 BEFORE = """
 g (float[P,12] x, float[P,12] z) => (float[P,3,4] y, float[P,12] same)

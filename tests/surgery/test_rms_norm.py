@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from surgery.passes.rms_norm import RmsNorm
+from surgery.passes.norms.rms_norm import RmsNorm
 
 BEFORE = """
 g (float[B,S,32] x, float[32] norm_weight) => (float[B,S,32] y)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from surgery.passes.rotary import Rotary
+from surgery.passes.rotary.rotary import Rotary
 
 BEFORE = """
 g (float[P,3,8] x, float[P,4] c, float[P,4] s) => (float[P,3,8] y)

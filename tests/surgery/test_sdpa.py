@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from surgery.passes.sdpa import Sdpa
+from surgery.passes.attention.attention import Attention
 
 BEFORE = """
 g (float[B,4,S,8] q, float[B,2,T,8] k, float[B,2,T,8] v, bool[B,1,S,T] seen)
@@ -37,7 +37,7 @@ MISSES = [
 
 
 def make():
-    return Sdpa()
+    return Attention()
 
 
 def test_golden(build, golden):

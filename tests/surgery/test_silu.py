@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from surgery.passes.silu import Silu
+from surgery.passes.mlp.silu import Silu
 
 BEFORE = """
 g (float[B,S,6] x, float[B,S,6] up) => (float[B,S,6] y) {

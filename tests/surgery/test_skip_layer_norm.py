@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from surgery.passes.skip_layer_norm import SkipLayerNorm
+from surgery.passes.norms.skip_layer_norm import SkipLayerNorm
 
 BEFORE = """
 g (float[B,S,16] a, float[B,S,16] b, float[16] norm_weight, float[16] norm_bias) =>

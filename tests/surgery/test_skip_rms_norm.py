@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from surgery.passes.skip_rms_norm import SkipRmsNorm
+from surgery.passes.norms.skip_rms_norm import SkipRmsNorm
 
 BEFORE = """
 g (float[B,S,16] a, float[B,S,16] b, float[16] norm_weight) => (float[B,S,16] y) {

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from surgery.passes.slices import Slices
+from surgery.passes.tidy.slices import Slices
 
 BEFORE = """
 g (float[B,S,10] x) => (float[B,S,2] a, float[B,S,5] b, float[B,S,3] c)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from surgery.passes.static_reshape import StaticReshape
+from surgery.passes.tidy.static_reshape import StaticReshape
 
 BEFORE = """
 g (float[B,S,12] x) => (float[B,S,3,4] y, float[M,12] flat)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from surgery.passes.table_cast import TableCast
+from surgery.passes.weights.table_cast import TableCast
 
 BEFORE = """
 g (int64[B,S] ids, bfloat16[9,4] table_weight) => (float[B,S,4] y) {

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from surgery.passes.weight_cast import WeightCast
+from surgery.passes.weights.weight_cast import WeightCast
 
 BEFORE = """
 g (float[N,5,3] x, bfloat16[5,3] w_weight, bfloat16[3] w_bias) => (float[N,5,3] y) {

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from surgery.passes.weight_shift import WeightShift
+from surgery.passes.weights.weight_shift import WeightShift
 
 BEFORE = """
 g (float[B,S,6] x, float[6] norm_weight) => (float[B,S,6] y) <float one = {1}> {

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from surgery.passes.weight_cast import WeightCast
-from surgery.passes.weight_transpose import WeightTranspose
+from surgery.passes.weights.weight_cast import WeightCast
+from surgery.passes.weights.weight_transpose import WeightTranspose
 
 BEFORE = """
 g (float[N,5] x, float[3,5] w_weight) => (float[N,3] y) {

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from surgery.passes.zero_bias import ZeroBias
+from surgery.passes.vision.zero_bias import ZeroBias
 
 BEFORE = """
 g (float[P,6] x, float[4,6] fc_weight) => (float[P,4] y) <float[4] zeros = {0, 0, 0, 0}> {

@@ -1,0 +1,1 @@
+"""Using a package: the runtime, conversations, questions with known answers, PyTorch beside it."""

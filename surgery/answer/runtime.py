@@ -1,0 +1,234 @@
+"""A package in onnxruntime-genai: prompts with pictures in, tokens and logits out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime_genai as og
+from PIL import Image
+
+from surgery.base.errors import PackageError, UserError
+from surgery.base.pictures import Sizing, png
+
+IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
+"""How a prompt marks the place of a picture."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen; what is None stays as the package has it.
+
+    Attributes:
+        temperature: 0 for the likeliest token always.
+        top_k: choose among this many tokens.
+        top_p: choose among the likeliest tokens that together reach this probability.
+        seed: repeat a run.
+    """
+
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what means nothing."""
+        if self.temperature is not None and not 0 <= self.temperature < float("inf"):
+            raise UserError(f"temperature is {self.temperature}, must be 0 or more.")
+        if self.top_k is not None and self.top_k < 1:
+            raise UserError(f"top-k is {self.top_k}, must be 1 or more.")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise UserError(f"top-p is {self.top_p}, must be above 0 and at most 1.")
+
+    def options(self) -> dict[str, Any]:
+        """Search options of the runtime."""
+        seed = {} if self.seed is None else {"random_seed": self.seed}
+        if self.temperature == 0:
+            return {"do_sample": False}
+        chosen = {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
+        given = {name: value for name, value in chosen.items() if value is not None}
+        return {"do_sample": True, **given, **seed} if given else seed
+
+
+GREEDY = {"do_sample": False, "repetition_penalty": 1.0}
+"""Search options under which the likeliest token is chosen, whatever the package says."""
+
+ON_CPU: dict[str, Any] = {
+    "model": {
+        part: {"session_options": {"provider_options": []}}
+        for part in ("vision", "embedding", "decoder")
+    }
+}
+"""Overlay that runs a package made for another execution provider on the CPU."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A tokenized prompt with its pictures."""
+
+    tensors: Any
+    ids: npt.NDArray[np.int32]
+
+    @property
+    def length(self) -> int:
+        """Tokens, those of the pictures included."""
+        return len(self.ids)
+
+
+class Runtime:
+    """A loaded package."""
+
+    def __init__(self, folder: str | Path, overlay: Mapping[str, Any] | None = None) -> None:
+        """Load a package.
+
+        Args:
+            folder: the package.
+            overlay: laid over its genai_config.json, as `ON_CPU` is.
+
+        Raises:
+            PackageError: no package there, or the runtime cannot load it.
+        """
+        self.folder = Path(folder)
+        self.config = read_json(self.folder, "genai_config.json")
+        name = self.config["model"]["vision"].get("config_filename", "processor_config.json")
+        self.sizing = Sizing.of(read_json(self.folder, name))
+        self.context = int(self.config["model"]["context_length"])
+        try:
+            config = og.Config(str(self.folder))
+            if overlay is not None:
+                config.clear_providers()
+                config.overlay(json.dumps(overlay))
+            self.model = og.Model(config)
+            self.tokenizer = og.Tokenizer(self.model)
+            self.processor = self.model.create_multimodal_processor()
+        except RuntimeError as e:
+            raise PackageError(f"{folder}: onnxruntime-genai cannot load it: {brief(e)}") from e
+
+    def chat(self, messages: Sequence[dict[str, str]]) -> str:
+        """A conversation as the chat template writes it, ready for the next answer."""
+        try:
+            text: str = self.tokenizer.apply_chat_template(
+                json.dumps(list(messages)), add_generation_prompt=True
+            )
+        except RuntimeError as e:
+            raise PackageError(f"{self.folder}: chat template: {brief(e)}") from e
+        return text
+
+    def ask(self, question: str, pictures: int = 0) -> str:
+        """One user turn, pictures first.
+
+        Raises:
+            UserError: the question holds the runtime's mark for a picture.
+        """
+        return self.chat([{"role": "user", "content": turn(question, pictures)}])
+
+    def prompt(self, text: str, pictures: Sequence[Image.Image] = ()) -> Prompt:
+        """Tokenize a prompt that marks the place of each picture with `IMAGE`.
+
+        Raises:
+            UserError: the prompt fills the context.
+        """
+        images = None
+        if pictures:
+            images = og.Images.open_bytes(*[png(self.sizing.apply(p)) for p in pictures])
+        tensors = self.processor(text, images=images)
+        ids = np.array(tensors["input_ids"].as_numpy()).reshape(-1)
+        if len(ids) >= self.context:
+            raise UserError(
+                f"the prompt has {len(ids):,} tokens, the package takes {self.context - 1:,} "
+                f"(context_length {self.context:,}). Ask less, or with smaller or fewer pictures."
+            )
+        return Prompt(tensors, ids)
+
+    def generator(self, prompt: Prompt, steps: int, options: dict[str, Any]) -> Any:
+        """A generator that has read a prompt, with room for `steps` more tokens."""
+        params = og.GeneratorParams(self.model)
+        # The runtime allocates the whole cache for max_length at once: no more than is needed.
+        length = min(prompt.length + steps, self.context)
+        params.set_search_options(max_length=length, **options)
+        generator = og.Generator(self.model, params)
+        generator.set_inputs(prompt.tensors)
+        return generator
+
+    def generate(self, prompt: Prompt, steps: int, options: dict[str, Any]) -> Iterator[int]:
+        """Tokens of an answer, one by one, the end token included."""
+        generator = self.generator(prompt, steps, options)
+        while not generator.is_done():
+            generator.generate_next_token()
+            yield int(generator.get_next_tokens()[0])
+
+    def follow(self, prompt: Prompt, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Logits `[len(tokens), V]` before each token of a given answer (teacher forcing)."""
+        generator = self.generator(prompt, len(tokens) + 1, GREEDY)
+        rows = []
+        for token in tokens:
+            logits = np.asarray(generator.get_logits(), np.float32)
+            rows.append(logits.reshape(-1, logits.shape[-1])[-1].copy())
+            if len(rows) < len(tokens):
+                generator.append_tokens(np.array([[token]], np.int32))
+        return np.stack(rows)
+
+    def hidden_states(self, prompt: Prompt) -> npt.NDArray[np.float32]:
+        """The decoder's last hidden states of a prompt, `[prompt.length, H]`.
+
+        The last row, divided by its norm, is what Qwen3-VL-Embedding takes for the prompt.
+
+        Raises:
+            PackageError: the package was built without `--hidden-states`.
+        """
+        generator = self.generator(prompt, 1, GREEDY)
+        generator.get_logits()
+        try:
+            found = np.asarray(generator.get_output("hidden_states"), np.float32)
+        except RuntimeError as e:
+            raise PackageError(
+                f"{self.folder}: has no hidden_states: build it with --hidden-states."
+            ) from e
+        return found.reshape(-1, found.shape[-1])[: prompt.length].copy()
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """Tokens as text, special ones left out."""
+        return str(self.tokenizer.decode(np.array(tokens, np.int32)))
+
+
+def turn(text: str, pictures: int = 0) -> str:
+    """Content of a user turn, pictures first.
+
+    Raises:
+        UserError: the text holds the runtime's mark for a picture.
+    """
+    if "<|vision_start|>" in text:
+        raise UserError(
+            "the question holds <|vision_start|>, which the runtime takes for a picture."
+        )
+    return IMAGE * pictures + text
+
+
+def read_json(folder: Path, name: str) -> dict[str, Any]:
+    """A JSON file of a package.
+
+    Raises:
+        PackageError: not there, or no JSON object.
+    """
+    path = folder / name
+    if not folder.is_dir():
+        raise PackageError(f"{folder}: no such directory.")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as e:
+        raise PackageError(f"{folder}: no package here ({name} is missing).") from e
+    except (OSError, ValueError) as e:
+        raise PackageError(f"{path}: cannot be read: {e}.") from e
+    if not isinstance(value, dict):
+        raise PackageError(f"{path}: holds a {type(value).__name__}, needs an object.")
+    return value
+
+
+def brief(error: BaseException) -> str:
+    """The first line of an error's message."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,0 +1,171 @@
+"""Runs a recipe on a graph and watches each pass. What is watched is what ships."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import onnx_ir as ir
+
+from surgery.base.errors import PackageError
+from surgery.engine.facts import Facts
+from surgery.engine.recipes import Recipe, Step
+from surgery.engine.selection import EVERYTHING, Selection
+from surgery.rewrite import view
+from surgery.rewrite.contract import ExpectationError, Pass
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one pass did.
+
+    Attributes:
+        graph: name of the graph.
+        name: name of the pass.
+        index: place of the pass in this graph's run, from 1.
+        sites: where it acted.
+        expected: sites that the recipe asks for; None for any number.
+        before: nodes before it, constants not counted.
+        after: nodes after it.
+        deltas: nodes gained and lost by op type.
+        seconds: time that it took.
+        step: the step of the recipe, to make the pass again.
+        notes: what watchers found, by their names, as plain data.
+    """
+
+    graph: str
+    name: str
+    index: int
+    sites: int
+    expected: int | None
+    before: int
+    after: int
+    deltas: Counter[str]
+    seconds: float
+    step: Step = field(repr=False)
+    notes: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def met(self) -> bool:
+        """Whether the number of sites is the expected one."""
+        return self.expected is None or self.sites == self.expected
+
+    def line(self) -> str:
+        """One line for people."""
+        changes = sorted(self.deltas.items(), key=lambda kv: (kv[1], kv[0]))
+        words = " ".join(f"{n:+d} {op.split('::')[-1]}" for op, n in changes if n)
+        wanted = "" if self.met else f"(expected {self.expected}; passes before it were left out) "
+        return (
+            f"{self.graph:<9} {self.name:<16} {self.sites:>4} sites "
+            f"{self.before:>5} -> {self.after:<5} {self.seconds:5.2f} s  {wanted}{words}"
+        )
+
+
+class Watcher(Protocol):
+    """Looks at a run pass by pass. It reads graphs and never writes to them."""
+
+    def begin(self, name: str, model: ir.Model, facts: Facts) -> None:
+        """See a graph before its first pass."""
+
+    def after(self, record: Record, model: ir.Model) -> str:
+        """See a graph after a pass; returns words for the pass's line."""
+
+    def end(self) -> None:
+        """The last graph is done."""
+
+
+def load(path: Path, weights: Path | None = None) -> ir.Model:
+    """Load a graph; its weights stay where they are.
+
+    Args:
+        path: an ONNX file.
+        weights: folder of its external data; its own by default.
+
+    Raises:
+        PackageError: no such file, or no ONNX graph in it.
+    """
+    try:
+        model = ir.load(path)
+    except FileNotFoundError as e:
+        raise PackageError(f"{path}: no such file.") from e
+    except Exception as e:  # protobuf raises its own kinds
+        raise PackageError(f"{path}: no ONNX graph: {e}.") from e
+    for graph in model.graphs():
+        ir.external_data.set_base_dir(graph, weights or path.parent)
+    return model
+
+
+def run(
+    name: str, model: ir.Model, recipe: Recipe, facts: Facts, selection: Selection = EVERYTHING
+) -> Iterator[Record]:
+    """Apply a recipe in place, yielding a record after each pass.
+
+    A pass that comes after one that was left out may find another number of sites than the
+    recipe expects; its record says so.
+
+    Raises:
+        ExpectationError: a pass found another number of sites than the recipe expects.
+        PassError: a pass could not do what it promised.
+    """
+    index = 0
+    for step, gap in selection.steps(recipe):
+        if not step.when(facts):
+            continue
+        work = step.make(facts)
+        before, start = view.histogram(model), time.perf_counter()
+        work(model)
+        seconds = time.perf_counter() - start
+        after = view.histogram(model)
+        expected = None if step.expect is None else step.expect(facts)
+        if expected is not None and work.count != expected and not gap:
+            raise missed(name, model, work, expected)
+        deltas = Counter(after)
+        deltas.subtract(before)
+        index += 1
+        yield Record(
+            name,
+            work.name,
+            index,
+            work.count,
+            expected,
+            total(before),
+            total(after),
+            deltas,
+            seconds,
+            step,
+        )
+
+
+def watched(
+    name: str,
+    model: ir.Model,
+    recipe: Recipe,
+    facts: Facts,
+    selection: Selection = EVERYTHING,
+    watchers: Sequence[Watcher] = (),
+) -> Iterator[tuple[Record, str]]:
+    """`run` with watchers: each record with the words that they add to its line."""
+    for watcher in watchers:
+        watcher.begin(name, model, facts)
+    for record in run(name, model, recipe, facts, selection):
+        words = [watcher.after(record, model) for watcher in watchers]
+        yield record, "  ".join(filter(None, words))
+
+
+def total(histogram: Counter[str]) -> int:
+    """Nodes in all, constants not counted."""
+    return sum(n for op, n in histogram.items() if op != "Constant")
+
+
+def missed(name: str, model: ir.Model, work: Pass, expected: int) -> ExpectationError:
+    """The error for a wrong count, with the nearest miss."""
+    misses = work.near_misses(model)
+    nearest = f" Nearest miss: {misses[0]}." if misses else ""
+    return ExpectationError(
+        f"{work.name}: {work.count} sites in the {name} graph, expected {expected}.{nearest} "
+        f"See python -m surgery explain {work.name} --graph {name}."
+    )

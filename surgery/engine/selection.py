@@ -1,0 +1,113 @@
+"""Part of a run: some passes, some graphs. What is left out is said, not guessed."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from surgery.base.errors import UserError
+from surgery.engine.recipes import RECIPES, Recipe, Step
+from surgery.rewrite.contract import Pass
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which steps of which recipes run.
+
+    Attributes:
+        only: passes that run; all others are left out.
+        skip: passes that are left out.
+        until: the pass after which a graph is done.
+        graph: the one graph that is worked on.
+    """
+
+    only: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+    until: str | None = None
+    graph: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse names that mean nothing.
+
+        Raises:
+            UserError: no pass or graph of that name, or a pass that the graph's recipe lacks.
+        """
+        if self.graph is not None:
+            known("--graph", self.graph, RECIPES)
+        options = (("--only", self.only), ("--skip", self.skip), ("--until", (self.until,)))
+        for option, words in options:
+            for word in filter(None, words):
+                known(option, word, passes())
+                if not any(word in names(RECIPES[graph]) for graph in self.candidates):
+                    raise UserError(
+                        f"{option} {word}: the {self.graph} graph has no such step. "
+                        f"It has {', '.join(dict.fromkeys(names(RECIPES[self.graph or ''])))}."
+                    )
+
+    @property
+    def whole(self) -> bool:
+        """Whether everything runs, so that a package can be written."""
+        return self == Selection()
+
+    @property
+    def candidates(self) -> list[str]:
+        """Graphs in question."""
+        return [self.graph] if self.graph is not None else list(RECIPES)
+
+    @property
+    def graphs(self) -> list[str]:
+        """Graphs with something to do: `--only` and `--until` leave out those without the pass."""
+        wanted = {*self.only, *filter(None, (self.until,))}
+        return [
+            name
+            for name in self.candidates
+            if not wanted or wanted.intersection(names(RECIPES[name]))
+        ]
+
+    def steps(self, recipe: Recipe) -> Iterator[tuple[Step, bool]]:
+        """The steps to run, and whether a step before each was left out."""
+        gap = False
+        for step in recipe:
+            name = pass_of(step).name
+            if name in self.skip or (self.only and name not in self.only):
+                gap = True
+                continue
+            yield step, gap
+            if name == self.until:
+                return
+
+
+EVERYTHING = Selection()
+"""The run that makes a package."""
+
+
+def pass_of(step: Step) -> type[Pass]:
+    """The class that a step makes, known without any facts."""
+    named = inspect.getclosurevars(step.make).globals.values()
+    return next(v for v in named if inspect.isclass(v) and issubclass(v, Pass))
+
+
+def names(recipe: Recipe) -> list[str]:
+    """The names of a recipe's passes, in order."""
+    return [pass_of(step).name for step in recipe]
+
+
+def passes(recipes: Mapping[str, Recipe] = RECIPES) -> dict[str, type[Pass]]:
+    """Every pass of some recipes by name, in the order of their first appearance."""
+    steps = (step for recipe in recipes.values() for step in recipe)
+    return {made.name: made for made in map(pass_of, steps)}
+
+
+def known(option: str, word: str, words: Mapping[str, object] | Iterable[str]) -> str:
+    """The word, if it is one of those known.
+
+    Raises:
+        UserError: it is not; names the closest ones.
+    """
+    if word not in words:
+        close = difflib.get_close_matches(word, list(words), n=1, cutoff=0.4)
+        advice = f"did you mean {close[0]}?" if close else f"there are {', '.join(words)}."
+        raise UserError(f"{option} {word}: no such name; {advice}")
+    return word

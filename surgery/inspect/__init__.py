@@ -1,1 +1,0 @@
-"""Seeing what each pass does: tables, dumps, verification, near-misses, the report."""

@@ -1,0 +1,1 @@
+"""The vocabulary of matching: rotary embeddings, heads, masks, norms, and regions that are run."""

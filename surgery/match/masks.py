@@ -1,0 +1,108 @@
+"""Causal masks, read by running them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from surgery.match.probe import Leaks, Region
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A causal mask, as read off by running it."""
+
+    padding: ir.Value
+    """The graph's attention mask, `[B, T]`."""
+    window: int | None
+    """Positions that a query sees, itself included; None for all before it."""
+
+
+def read_mask(mask: ir.Value, past: ir.Value, query: ir.Value) -> Mask | str:
+    """Run the mask and compare it with (causal, within a window, and padding).
+
+    A window or another distance shows only beyond its length, so one probe reaches past every
+    integer that the region holds; its window is what all probes are compared with.
+
+    Args:
+        mask: `[B, 1, S, T]`.
+        past: past keys `[B, K, P, D]`; names the axes B and P.
+        query: `[B, N, S, D]`; names the axis S.
+
+    Returns:
+        What the mask is made of, or why it is no causal one.
+    """
+    producer = mask.producer()
+    if producer is None or not isinstance(producer.graph, ir.Graph):
+        return "no node"
+    graph = producer.graph
+    try:
+        region = Region(graph, graph.inputs, mask)
+    except Leaks as e:
+        return f"a mask that reads more than the graph's inputs: {e}"
+    candidates = [
+        v
+        for v in graph.inputs
+        if v.name in region.numbers and v.dtype == ir.DataType.INT64 and rank(v) == 2
+    ]
+    if len(candidates) != 1:
+        return f"another mask: {len(candidates)} inputs could be the padding"
+    (padding,) = candidates
+    far = max((c for c in region.constants if 0 < c < 1 << 24), default=0) + 2
+    window = None
+    for b, s, p in ((1, 1, far), (2, 3, 2), (1, 4, 0), (2, 3, far)):
+        if p == far and s > 1 and window is None:
+            continue
+        sizes = named_sizes(past, query, padding, b, s, p)
+        feeds = {v.name or "": example(v, v is padding, sizes, s) for v in graph.inputs}
+        valid = feeds[padding.name or ""].astype(bool)
+        try:
+            got = region(feeds)
+        except Exception as e:  # onnxruntime raises its own kinds
+            return f"another mask, which does not run at batch {b}, sequence {s}, past {p}: {e}"
+        if got.dtype != bool or not got.size:
+            return f"another mask, of {got.dtype}"
+        if p == far and s == 1:
+            seen = int(got.sum())
+            window = seen if 0 < seen <= far else None
+        distance = np.arange(p, p + s)[:, None] - np.arange(p + s)[None, :]
+        causal = (distance >= 0) & (distance < (window or p + s))
+        want = causal[None, None] & valid[:, None, None]
+        if not np.array_equal(np.broadcast_to(got, want.shape), want):
+            return f"another mask at batch {b}, sequence {s}, past {p}"
+    return Mask(padding, window)
+
+
+def rank(value: ir.Value) -> int | None:
+    """Rank, where known."""
+    return None if value.shape is None else len(value.shape)
+
+
+def named_sizes(
+    past: ir.Value, query: ir.Value, padding: ir.Value, batch: int, sequence: int, length: int
+) -> dict[str, int]:
+    """Sizes of the graph's named axes."""
+    assert past.shape is not None and padding.shape is not None
+    sizes = {
+        "sequence": sequence,
+        "total": length + sequence,
+        str(padding.shape[1]): length + sequence,
+        str(past.shape[0]): batch,
+        str(past.shape[2]): length,
+    }
+    if query.shape is not None:
+        sizes[str(query.shape[2])] = sequence
+    return sizes
+
+
+def example(value: ir.Value, padding: bool, sizes: dict[str, int], sequence: int) -> np.ndarray:
+    """An array for a graph input; right-padded rows for the attention mask, zeros elsewhere."""
+    assert value.shape is not None and value.dtype is not None
+    shape = [d if isinstance(d, int) else sizes.get(str(d), 1) for d in value.shape]
+    array = np.zeros(shape, value.dtype.numpy())
+    if padding:
+        array[:] = 1
+        array[0, -1] = sequence == 1
+    return array

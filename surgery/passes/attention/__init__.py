@@ -1,0 +1,1 @@
+"""Passes for attention and its inputs."""

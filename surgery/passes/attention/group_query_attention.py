@@ -1,0 +1,150 @@
+"""Causal attention over a cache as one node."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from surgery.match.heads import flat, merged, split
+from surgery.match.masks import Mask, read_mask
+from surgery.rewrite.builder import Builder, replace
+from surgery.rewrite.contract import NodePass
+from surgery.rewrite.matcher import Matcher
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """One attention with its cache."""
+
+    query: ir.Value
+    key: ir.Value
+    value: ir.Value
+    """New queries, keys and values, `[B, S, heads * head_dim]` or `[B, S, heads, head_dim]`."""
+    past_key: ir.Value
+    past_value: ir.Value
+    present_key: ir.Value
+    present_value: ir.Value
+    mask: Mask
+    heads: int
+    kv_heads: int
+    scale: float
+    softcap: float
+    end: ir.Value
+    """The result, `[B, S, heads * head_dim]`."""
+
+
+class GroupQueryAttention(NodePass[Grouped]):
+    """Attention over concatenated past and new keys becomes one node that owns the cache.
+
+    before  Attention(q, Concat(past_k, k), Concat(past_v, v), causal and padding mask)
+    after   GroupQueryAttention(q, k, v, past_k, past_v, sum(mask) - 1, T) -> out, present_k/v
+            with local_window_size where the mask has a window
+    keeps   names of the cache; past and present may share one buffer longer than T
+    not     a mask that is not (causal, within a window, and attention_mask), found by running
+            it; left padding
+    why     no mask of S x T, no copy of the cache, keys and values never repeated
+    upstream microsoft/onnxscript#2424
+    """
+
+    name = "gqa"
+    anchors = ("Attention",)
+
+    def __init__(self) -> None:
+        """Start without knowledge of any mask."""
+        super().__init__()
+        self.masks: dict[ir.Value, Mask | str] = {}
+        self.lengths: tuple[ir.Value, ir.Value] | None = None
+
+    def match(self, node: ir.Node, m: Matcher) -> Grouped:
+        """Queries, keys and values back to where their heads were split off."""
+        query, key, value, mask = (*node.inputs, None)[:4]
+        past_key, new_key = concatenated(key, m)
+        past_value, new_value = concatenated(value, m)
+        assert query is not None and key is not None and value is not None
+        q, heads = split(query, m)
+        k, kv_heads = split(new_key, m)
+        v, _ = split(new_value, m)
+        softcap = node.attributes.get_float("softcap", 0.0)
+        own = node.attributes.get_int("is_causal", 0)
+        m.check(own == 0, "no causality of its own beside the mask", own)
+        scale = node.attributes.get_float("scale", 0.0)  # 0 is the root of the width in both ops
+        end = merged(node.outputs[0], m)
+        m.check(mask is not None, "a mask", "none")
+        assert mask is not None
+        known = self.mask(mask, past_key, query)
+        m.check(not isinstance(known, str), "a causal and padding mask", known)
+        assert isinstance(known, Mask)
+        return Grouped(
+            *(q, k, v, past_key, past_value, key, value, known),
+            *(heads, kv_heads, scale, softcap, end),
+        )
+
+    def mask(self, mask: ir.Value, past: ir.Value, query: ir.Value) -> Mask | str:
+        """What a causal mask is made of, or why it is none."""
+        if mask not in self.masks:
+            self.masks[mask] = read_mask(mask, past, query)
+        return self.masks[mask]
+
+    def apply(self, model: ir.Model) -> int:
+        """Rewrite, then forget what was learnt of this graph."""
+        try:
+            return super().apply(model)
+        finally:
+            self.masks.clear()
+            self.lengths = None
+
+    def rewrite(self, node: ir.Node, found: Grouped, add: Builder) -> None:
+        """One node; the cache's names move to its outputs."""
+        if self.lengths is None:
+            self.lengths = lengths(found.mask.padding, add)
+        inputs = [
+            *(flat(x, add) for x in (found.query, found.key, found.value)),
+            *(found.past_key, found.past_value),
+            *self.lengths,
+        ]
+        attributes: dict[str, object] = {
+            "num_heads": found.heads,
+            "kv_num_heads": found.kv_heads,
+            "scale": found.scale,
+        }
+        if found.softcap:
+            attributes["softcap"] = found.softcap
+        if found.mask.window is not None:
+            attributes["local_window_size"] = found.mask.window
+        fused = add.node(
+            "GroupQueryAttention", inputs, attributes, domain="com.microsoft", outputs=3
+        )
+        olds = (found.end, found.present_key, found.present_value)
+        for new, old in zip(fused.outputs, olds, strict=True):
+            new.type, new.shape = ir.TensorType(old.dtype or ir.DataType.FLOAT), old.shape
+            replace(old, new)
+
+
+def concatenated(value: ir.Value | None, m: Matcher) -> tuple[ir.Value, ir.Value]:
+    """Past and new parts of keys or values, `[B, K, P, D]` and `[B, K, S, D]`."""
+    node = m.producer(value, "Concat")
+    axis = node.attributes["axis"].as_int()
+    m.check(axis in (2, -2), "past and new joined along axis 2", axis)
+    m.check(len(node.inputs) == 2, "past and new, nothing else", len(node.inputs))
+    past, new = node.inputs
+    assert past is not None and new is not None
+    m.check(past.is_graph_input(), "a past that is a graph input", past.name)
+    return past, new
+
+
+def lengths(mask: ir.Value, add: Builder) -> tuple[ir.Value, ir.Value]:
+    """Last valid position of each row, `[B]`, and T, both int32."""
+    one, axis = np.array(1, np.int64), np.array([1], np.int64)
+    batch = mask.shape[0] if mask.shape is not None else None
+    count = add(
+        "ReduceSum", [mask, add.constant(axis, "axis_1")], {"keepdims": 0}, dtype=mask.dtype,
+        shape=(batch,),
+    )  # fmt: skip
+    last = add("Sub", [count, add.constant(one, "one")], like=count)
+    to = {"to": ir.DataType.INT32}
+    last = add("Cast", [last], to, dtype=ir.DataType.INT32, shape=(batch,))
+    total = add("Shape", [mask], {"start": 1, "end": 2}, dtype=ir.DataType.INT64, shape=(1,))
+    total = add("Squeeze", [total], dtype=ir.DataType.INT64, shape=())
+    return last, add("Cast", [total], to, dtype=ir.DataType.INT32, shape=())

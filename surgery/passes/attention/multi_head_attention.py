@@ -1,0 +1,151 @@
+"""Attention as the runtime's own op, on rows as projections give them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from surgery.match.heads import flat, merged, split
+from surgery.match.probe import Leaks, Region
+from surgery.passes.attention.plain_attention import bias
+from surgery.rewrite.builder import Builder, replace
+from surgery.rewrite.contract import NodePass
+from surgery.rewrite.matcher import Matcher, constant
+
+FLOAT, BOOL = ir.DataType.FLOAT, ir.DataType.BOOL
+
+
+@dataclass(frozen=True)
+class Full:
+    """One attention of positions to positions."""
+
+    query: ir.Value
+    key: ir.Value
+    value: ir.Value
+    """`[B, S, N * D]` or `[B, S, N, D]`."""
+    mask: ir.Value | None
+    """`[B, N, S, T]`, or 1 in place of B or N; None where it hides nothing."""
+    heads: int
+    scale: float
+    end: ir.Value
+    """The result, `[B, S, N * D]`."""
+
+
+class MultiHeadAttention(NodePass[Full]):
+    """Attention takes its rows as they come out of the projections.
+
+    before  Attention(q, k, v [B, N, S, D], each Transpose(Reshape(x)), mask) ; Transpose ; Reshape
+    after   MultiHeadAttention(x_q, x_k, x_v [B, S, N * D], mask as numbers to be added)
+    keeps   values up to the order of sums; a mask that hides nothing is left out: a constant, or
+            one of shapes alone, found by running it; a query that a mask of bool leaves no key
+            gets the mean of all values instead of zero
+    not     a cache; fewer key than query heads; a mask of other lengths
+    why     four copies of activations go, and scores are computed in blocks that fit the cache
+    """
+
+    name = "mha"
+    anchors = ("Attention",)
+
+    def __init__(self) -> None:
+        """Start without knowledge of any mask."""
+        super().__init__()
+        self.masks: dict[ir.Value, str | None] = {}
+        self.biases: dict[ir.Value, ir.Value] = {}
+
+    def mask(self, mask: ir.Value) -> str | None:
+        """What a mask hides, None for nothing."""
+        if mask not in self.masks:
+            self.masks[mask] = read_mask(mask)
+        return self.masks[mask]
+
+    def apply(self, model: ir.Model) -> int:
+        """Rewrite, then forget what was learnt of this graph."""
+        try:
+            return super().apply(model)
+        finally:
+            self.masks.clear()
+            self.biases.clear()
+
+    def match(self, node: ir.Node, m: Matcher) -> Full:
+        """Queries, keys and values back to where their heads were split off."""
+        query, key, value, mask, *past = (*node.inputs, None, None)
+        m.check(not any(past), "no cache", "past keys")
+        if mask is not None and self.mask(mask) is None:
+            mask = None
+        if mask is not None:
+            fits(mask, query, key, m)
+        own = node.attributes.get_int("is_causal", 0), node.attributes.get_float("softcap", 0.0)
+        m.check(own == (0, 0.0), "attention that is neither causal nor capped", own)
+        (q, heads), (k, kv_heads), (v, _) = (split(x, m) for x in (query, key, value))
+        m.check(heads == kv_heads, f"{heads} key heads", kv_heads)
+        scale = node.attributes.get_float("scale", 0.0)  # 0 is the root of the width in both ops
+        return Full(q, k, v, mask, heads, scale, merged(node.outputs[0], m))
+
+    def rewrite(self, node: ir.Node, found: Full, add: Builder) -> None:
+        """One node in place of nine."""
+        attributes = {"num_heads": found.heads, "scale": found.scale}
+        inputs: list[ir.Value | None] = [
+            flat(x, add) for x in (found.query, found.key, found.value)
+        ]
+        if found.mask is not None:
+            if found.mask not in self.biases:
+                self.biases[found.mask] = bias(found.mask, add)
+            inputs += [None, None, self.biases[found.mask]]
+        out = add("MultiHeadAttention", inputs, attributes, domain="com.microsoft", like=found.end)
+        replace(found.end, out)
+
+
+def fits(mask: ir.Value, query: ir.Value | None, key: ir.Value | None, m: Matcher) -> None:
+    """A mask that the op takes: of all queries and keys."""
+    assert query is not None and key is not None
+    m.check(mask.dtype in (BOOL, FLOAT), "a mask of bool or float32", mask.dtype)
+    m.rank(mask, 4)
+    known = mask.shape is not None and query.shape is not None and key.shape is not None
+    m.check(known, "known shapes", (query.shape, key.shape))
+    assert mask.shape is not None and query.shape is not None and key.shape is not None
+    wanted = [query.shape[0], query.shape[1], query.shape[2], key.shape[2]]
+    alike = [same(d, w) or (d == 1 and i < 2) for i, (d, w) in enumerate(zip(mask.shape, wanted))]
+    what = f"a mask that hides nothing, or one of {ir.Shape(wanted)}"
+    m.check(all(alike), what, mask.shape)
+
+
+def same(a: int | ir.SymbolicDim, b: int | ir.SymbolicDim) -> bool:
+    """Whether two lengths are known to be equal."""
+    return a == b and (isinstance(a, int) or a.value is not None)
+
+
+def read_mask(mask: ir.Value) -> str | None:
+    """Why a mask is needed, or None: it is constant, or follows from the batch size alone.
+
+    A mask between fixed positions that reads nothing but shapes is run at a few batch sizes.
+    """
+    numbers = constant(mask)
+    if numbers is not None:
+        return None if harmless(numbers) else "a constant mask"
+    producer, shape = mask.producer(), mask.shape
+    if producer is None or not isinstance(producer.graph, ir.Graph) or shape is None:
+        return "a mask given from outside"
+    if not all(isinstance(d, int) for d in shape[-2:]):
+        return f"a mask of {shape}"
+    try:
+        region = Region(producer.graph, producer.graph.inputs, mask)
+    except Leaks as e:
+        return f"a mask that reads more than the graph's inputs: {e}"
+    if region.numbers:
+        return "a mask that reads numbers, not shapes alone"
+    for size in (1, 2, 5):
+        feeds = {
+            v.name or "": np.zeros([d if isinstance(d, int) else size for d in v.shape or ()],
+                                   v.dtype.numpy() if v.dtype else None)
+            for v in region.inputs
+        }  # fmt: skip
+        if not harmless(region(feeds)):
+            return f"a mask that hides something at batch {size}"
+    return None
+
+
+def harmless(numbers: np.ndarray) -> bool:
+    """Whether a constant mask hides nothing: all true, or all zeros to be added."""
+    return bool(numbers.all()) if numbers.dtype == bool else not numbers.any()

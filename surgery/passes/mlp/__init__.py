@@ -1,0 +1,1 @@
+"""Passes for activations, gated MLPs and mixtures of experts."""

@@ -1,0 +1,1 @@
+"""Passes for RMS and layer normalization, alone and fused with a residual sum."""

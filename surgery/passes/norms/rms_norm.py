@@ -1,0 +1,74 @@
+"""RMS normalization as one node."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from surgery.match.norms import affine, mean, scaled, squared
+from surgery.rewrite.builder import Builder, replace
+from surgery.rewrite.contract import NodePass
+from surgery.rewrite.matcher import Matcher
+
+
+@dataclass(frozen=True)
+class Norm:
+    """One normalization: what goes in, what scales it, where it ends."""
+
+    x: ir.Value
+    weight: ir.Value
+    epsilon: float
+    end: ir.Value
+
+
+class RmsNorm(NodePass[Norm]):
+    """Six nodes of RMS normalization become one.
+
+    before  x * Reciprocal(Sqrt(ReduceMean(x ** 2, -1) + epsilon)) * weight, the root also written
+            as a power; or RMSNormalization where the provider wants the other op
+    after   RMSNormalization(x, weight), or onnxruntime's own SimplifiedLayerNormalization
+    keeps   float32 statistics (stash_type 1); the sum of squares may be taken in another order
+    not     a mean over other axes than the last; a weight that is not one row
+    why     one pass over memory instead of six, and the form that skip_rms_norm starts from
+    """
+
+    name = "rms_norm"
+    anchors = ("ReduceMean", "RMSNormalization")
+
+    def __init__(self, op: str = "RMSNormalization") -> None:
+        """Choose the op.
+
+        Args:
+            op: ONNX's since opset 23, or "SimplifiedLayerNormalization", the same under the name
+                that providers have long had a kernel for.
+        """
+        super().__init__()
+        self.op = op
+
+    def match(self, node: ir.Node, m: Matcher) -> Norm:
+        """Walk from the mean up to x and down to the scaling."""
+        if node.op_type == "RMSNormalization":
+            return self.renamed(node, m)
+        square = node.inputs[0]
+        assert square is not None
+        x = squared(square, m)
+        mean(node, m)
+        normed, epsilon = scaled(node.outputs[0], x, m)
+        weight, end = affine(normed, m)
+        return Norm(x, weight, epsilon, end)
+
+    def renamed(self, node: ir.Node, m: Matcher) -> Norm:
+        """A norm under the other name."""
+        x, weight = node.inputs
+        assert x is not None and weight is not None
+        m.check(self.op != node.op_type, f"another op than {self.op}", node.op_type)
+        axis = node.attributes.get_int("axis", -1)
+        m.check(axis in (-1, len(x.shape or ()) - 1), "a norm over the last axis", axis)
+        return Norm(x, weight, node.attributes.get_float("epsilon", 1e-5), node.outputs[0])
+
+    def rewrite(self, node: ir.Node, found: Norm, add: Builder) -> None:
+        """One node in place of six."""
+        attributes = {"axis": -1, "epsilon": found.epsilon, "stash_type": 1}
+        inputs = [found.x, found.weight]
+        replace(found.end, add(self.op, inputs, attributes, like=found.end))

@@ -1,0 +1,47 @@
+"""The last hidden states beside the logits."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from surgery.passes.outputs.last_logits import path
+from surgery.rewrite.builder import Builder
+from surgery.rewrite.contract import NodePass
+from surgery.rewrite.matcher import Matcher
+
+NAME = "hidden_states"
+
+
+class HiddenStates(NodePass[ir.Value]):
+    """What the head reads becomes an output.
+
+    before  logits = MatMul(hidden [B, S, H], head)
+    after   the same, and hidden_states = hidden, an output
+    keeps   the logits
+    not     a graph that has the output already
+    why     embedding models pool the hidden state of the last token, rerankers and probes read it;
+            onnxruntime-genai hands an output on by its name (`Generator.get_output`)
+    """
+
+    name = "hidden_states"
+    anchors = ("MatMul",)
+
+    def match(self, node: ir.Node, m: Matcher) -> ir.Value:
+        """The hidden states before the head."""
+        out = path(node)[-1]
+        m.check(out.is_graph_output() and out.name == "logits", "the output logits", out.name)
+        hidden = node.inputs[0]
+        assert hidden is not None
+        m.rank(hidden, 3)
+        m.check(not hidden.is_graph_output(), "a value inside the graph", hidden.name)
+        m.check(hidden.producer() is not None, "a value that a node makes", hidden.name)
+        return hidden
+
+    def rewrite(self, node: ir.Node, found: ir.Value, add: Builder) -> None:
+        """Name the value and list it."""
+        for other in ir.traversal.RecursiveGraphIterator(add.graph):
+            for value in other.outputs:
+                if value.name == NAME and value is not found:
+                    value.name = f"{NAME}_inner"
+        found.name = NAME
+        add.graph.outputs.append(found)

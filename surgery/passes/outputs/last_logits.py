@@ -1,0 +1,65 @@
+"""Logits for the last position only."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from surgery.rewrite.builder import Builder
+from surgery.rewrite.contract import NodePass
+from surgery.rewrite.matcher import Matcher, constant
+
+POINTWISE = ("Mul", "Div", "Tanh")
+"""What may stand between the head and the logits."""
+
+
+class LastLogits(NodePass[ir.Value]):
+    """The head multiplies one position a row instead of all.
+
+    before  logits [B, S, V] = MatMul(hidden [B, S, H], head), scaled or capped or neither
+    after   logits [B, 1, V] = MatMul(Slice(hidden, -1:), head), the same
+    keeps   the last row; onnxruntime-genai knows the form by the static 1
+    not     logits of one position already
+    why     a prompt of S tokens computes S rows of V numbers and the sampler reads one
+    """
+
+    name = "last_logits"
+    anchors = ("MatMul",)
+
+    def match(self, node: ir.Node, m: Matcher) -> ir.Value:
+        """The hidden state before the head."""
+        out = path(node)[-1]
+        m.check(out.is_graph_output() and out.name == "logits", "the output logits", out.name)
+        hidden = node.inputs[0]
+        assert hidden is not None
+        m.rank(hidden, 3)
+        assert hidden.shape is not None
+        m.check(hidden.shape[1] != 1, "more positions than one", hidden.shape)
+        return hidden
+
+    def rewrite(self, node: ir.Node, found: ir.Value, add: Builder) -> None:
+        """Slice off the last position."""
+        assert found.shape is not None
+        starts, ends, axes = (
+            add.constant(np.array([n], np.int64), f"ints_{n}") for n in (-1, 1 << 62, 1)
+        )
+        b, _, h = found.shape
+        last = add("Slice", [found, starts, ends, axes], dtype=found.dtype, shape=(b, 1, h))
+        node.replace_input_with(0, last)
+        for value in path(node):
+            assert value.shape is not None
+            value.shape = ir.Shape((value.shape[0], 1, value.shape[2]))
+
+
+def path(node: ir.Node) -> list[ir.Value]:
+    """The product and what becomes of it one number at a time: a scale, a soft cap."""
+    values = [node.outputs[0]]
+    while not values[-1].is_graph_output() and len(users := values[-1].consumers()) == 1:
+        (user,) = users
+        others = [v for v in user.inputs if v is not values[-1]]
+        numbers = [constant(v) for v in others]
+        scalar = all(n is not None and n.size == 1 and n.ndim <= 1 for n in numbers)
+        if user.op_type not in POINTWISE or not scalar:
+            break
+        values.append(user.outputs[0])
+    return values

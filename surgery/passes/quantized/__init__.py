@@ -1,0 +1,1 @@
+"""Passes that put quantized weights in place of float ones."""

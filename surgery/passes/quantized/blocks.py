@@ -1,0 +1,60 @@
+"""What the passes share that quantize weights: who decides, and what a weight becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import onnx_ir as ir
+
+import quant
+from surgery.rewrite.builder import initializer
+from surgery.rewrite.contract import NodePass
+from surgery.rewrite.weights import Quantized, RowTensor
+
+T = TypeVar("T")
+
+Policy = Callable[[str], quant.BlockFormat | None]
+"""Format of a weight by its name; None leaves it as it is."""
+
+PARTS = ("packed", "scales", "zero_points")
+"""Suffixes of the initializers that a quantized weight becomes."""
+
+
+class BlockPass(NodePass[T]):
+    """A pass whose op multiplies by quantized weights."""
+
+    def __init__(
+        self, policy: Policy, accuracy_level: int = 0, scales: ir.DataType = ir.DataType.FLOAT
+    ) -> None:
+        """Choose formats.
+
+        Args:
+            policy: format of a weight by its name.
+            accuracy_level: the op's attribute: 4 lets a CPU multiply in int8.
+            scales: dtype of the scales, that of the activations.
+        """
+        super().__init__()
+        self.policy, self.accuracy_level, self.scales = policy, accuracy_level, scales
+
+
+def block_values(
+    graph: ir.Graph, name: str, blocks: Quantized, flat: bool = False
+) -> list[ir.Value]:
+    """The initializers of a quantized weight; those that the graph has already are shared.
+
+    Args:
+        graph: where they go.
+        name: of the weight.
+        blocks: its codes, scales and, where the format has them, zero points.
+        flat: codes of a row in one axis, `[..., N, K * bits / 8]`, not by blocks.
+    """
+    values = []
+    for part, (_, shape) in enumerate(blocks.parts):
+        if flat and part == 0:
+            shape = (*shape[:-2], shape[-2] * shape[-1])
+        part_name = f"{name}.{PARTS[part]}"
+        tensor = RowTensor(blocks, part, name=part_name, shape=shape)
+        known = graph.initializers.get(part_name)
+        values.append(known or initializer(graph, part_name, tensor))
+    return values

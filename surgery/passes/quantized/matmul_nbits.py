@@ -1,0 +1,77 @@
+"""Weights in 4 or 8 bits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+import quant
+from surgery.passes.quantized.blocks import BlockPass, block_values
+from surgery.rewrite.builder import Builder, replace
+from surgery.rewrite.matcher import Matcher
+from surgery.rewrite.weights import Quantized, Source, narrow, source_of, transposed
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A product with a weight."""
+
+    x: ir.Value
+    weight: ir.Value
+    source: Source
+    """The weight as `[N, K]`."""
+    format: quant.BlockFormat
+
+
+class MatMulNBits(BlockPass[Linear]):
+    """A product with a weight becomes a product with a quantized weight.
+
+    before  MatMul(x, Transpose(weight [N, K])), or MatMul(x, weight [K, N])
+    after   MatMulNBits(x, weight.packed, weight.scales, weight.zero_points)
+    keeps   the weight's name as a prefix; what unpacking says is what the op computes
+    not     weights that the policy leaves alone; products of two activations
+    why     a decoder is as fast as its weights come out of memory
+    """
+
+    name = "matmul_nbits"
+    anchors = ("MatMul",)
+
+    def match(self, node: ir.Node, m: Matcher) -> Linear:
+        """The weight behind the second operand."""
+        x, operand = node.inputs
+        assert x is not None and operand is not None
+        weight, turned = operand, True
+        if not operand.is_initializer():
+            transpose = m.producer(operand, "Transpose")
+            turned = False
+            assert transpose.inputs[0] is not None
+            weight = transpose.inputs[0]
+            m.rank(weight, 2)
+            perm = transpose.attributes.get_ints("perm", (1, 0))
+            m.check(list(perm) == [1, 0], "axes swapped", perm)
+        m.check(weight.is_initializer(), "an initializer", weight.name)
+        m.rank(weight, 2)
+        source = source_of(weight)
+        m.check(source is not None, "a weight of the checkpoint", weight.name)
+        assert source is not None
+        format = self.policy(weight.name or "")
+        m.check(format is not None, "a weight that the policy quantizes", weight.name)
+        assert format is not None
+        return Linear(x, weight, narrow(transposed(source) if turned else source), format)
+
+    def rewrite(self, node: ir.Node, found: Linear, add: Builder) -> None:
+        """Replace the weight by its blocks."""
+        n, k = found.source.parts[0][1]
+        blocks = Quantized(found.source, found.format, self.scales)
+        inputs = [found.x, *block_values(add.graph, found.weight.name or "", blocks)]
+        attributes = {
+            "N": n,
+            "K": k,
+            "bits": found.format.bits,
+            "block_size": found.format.block,
+            "accuracy_level": self.accuracy_level,
+        }
+        out = node.outputs[0]
+        fused = add("MatMulNBits", inputs, attributes, domain="com.microsoft", like=out)
+        replace(out, fused)

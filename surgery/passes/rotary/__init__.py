@@ -1,0 +1,1 @@
+"""Passes for rotary position embeddings."""

@@ -1,0 +1,87 @@
+"""Static rotary tables: cosines and sines looked up instead of computed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from surgery.match.rotary import other
+from surgery.rewrite.builder import Builder, replace
+from surgery.rewrite.contract import NodePass
+from surgery.rewrite.matcher import Matcher, constant
+
+
+@dataclass(frozen=True)
+class Angle:
+    """A cosine or sine of position times frequency."""
+
+    position: ir.Value
+    frequencies: np.ndarray
+    """`[F]` float32."""
+    scale: float
+    end: ir.Value
+
+
+class FreqTable(NodePass[Angle]):
+    """Rotary angles become rows of a table.
+
+    before  Cos(Cast(Unsqueeze(position, -1)) * frequencies) * scale, and Sin alike
+    after   Gather(table [rows, F], position)
+    keeps   float32 angles: the product is rounded to float32 as PyTorch rounds it
+    not     frequencies that are computed; positions at or above `rows` (onnxruntime raises)
+    why     no trigonometry at run time, and tables are what rotary ops take
+    """
+
+    name = "freq_table"
+    anchors = ("Cos", "Sin")
+
+    def __init__(self, rows: int) -> None:
+        """Size the tables.
+
+        Args:
+            rows: positions 0 to rows - 1: the context length, or the longest side of a grid.
+        """
+        super().__init__()
+        self.rows = rows
+
+    def match(self, node: ir.Node, m: Matcher) -> Angle:
+        """Walk up to the position, down to the scale."""
+        angle = m.producer(node.inputs[0], "Mul")
+        cast, factors = m.operands(angle, "Cast")
+        to = cast.attributes["to"].as_int()
+        m.check(to == ir.DataType.FLOAT, "angles in float32", ir.DataType(to))
+        frequencies = m.constant(factors, "constant frequencies")
+        row = frequencies.size == frequencies.shape[-1] if frequencies.ndim else False
+        m.check(row, "one row of frequencies", frequencies.shape)
+        lifted = m.producer(cast.inputs[0], "Unsqueeze")
+        position = lifted.inputs[0]
+        assert position is not None
+        m.check(position.dtype == ir.DataType.INT64, "int64 positions", position.dtype)
+        axes = m.constant(lifted.inputs[1], "a constant axis").ravel().tolist()
+        rank = len(position.shape) if position.shape is not None else None
+        m.check(axes in ([-1], [rank]), "positions unsqueezed at the end", axes)
+        scale, end = 1.0, node.outputs[0]
+        users = end.consumers()
+        if len(users) == 1 and users[0].op_type == "Mul" and not end.is_graph_output():
+            factor = other(users[0], end)
+            numbers = constant(factor)
+            if numbers is not None and numbers.ndim == 0:
+                scale, end = float(numbers), users[0].outputs[0]
+        return Angle(position, frequencies.ravel().astype(np.float32), scale, end)
+
+    def rewrite(self, node: ir.Node, found: Angle, add: Builder) -> None:
+        """Tabulate, then gather rows."""
+        table = tabulate(node.op_type, found.frequencies, found.scale, self.rows)
+        kind = node.op_type.lower()
+        value = add.constant(table, f"{kind}_table")
+        replace(found.end, add("Gather", [value, found.position], {"axis": 0}, like=found.end))
+
+
+def tabulate(op: str, frequencies: np.ndarray, scale: float, rows: int) -> np.ndarray:
+    """Cosines or sines, `[rows, F]` float32, of angles rounded to float32 like PyTorch's."""
+    angles = np.arange(rows, dtype=np.float32)[:, None] * frequencies
+    function = np.cos if op == "Cos" else np.sin
+    table: np.ndarray = (function(angles.astype(np.float64)) * scale).astype(np.float32)
+    return table

@@ -1,0 +1,206 @@
+"""Multimodal rotary embedding of queries and keys as one node each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from surgery.match.probe import Leaks, Region, lookups
+from surgery.match.rotary import Rotation, rotate, rotation, twice, unsqueezed
+from surgery.rewrite.builder import Builder
+from surgery.rewrite.contract import NodePass
+from surgery.rewrite.matcher import Matcher
+
+SECTIONED, INTERLEAVED = 0, 1
+"""Values of the op's `mrope_layout`."""
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Which of the three position axes turns which frequency."""
+
+    section: tuple[int, int, int]
+    layout: int
+
+
+@dataclass(frozen=True)
+class Mrotation:
+    """A rotation whose angles come from three position axes."""
+
+    rotation: Rotation
+    position: ir.Value
+    cos: ir.Value
+    sin: ir.Value
+    axes: Axes
+
+
+class MultimodalRotary(NodePass[Mrotation]):
+    """Multimodal rotary embedding becomes one node for queries and one for keys.
+
+    before  cos, sin = pick(Gather(table, position_ids [3, B, S])) ; x * cos + rotate_half(x) * sin
+    after   MRotaryEmbedding(x, position_ids, cos table, sin table), or where a provider lacks it
+            RotaryEmbedding(x, row of each token, picked cos, picked sin), picked with two Where
+    keeps   any (t, h, w); the sections are read off the graph by running `pick` on codes;
+            halves or pairs turn, the whole head or its front part
+    not     one position axis (plain rotary); a pick that is neither interleaved nor sectioned
+    why     74 nodes once and 7 nodes twice a layer run at every token; 2 a layer do
+    """
+
+    name = "mrope"
+    anchors = ("Concat",)
+
+    def __init__(self, fused: bool = True) -> None:
+        """Start without knowledge of any pick.
+
+        Args:
+            fused: use `MRotaryEmbedding`; False for providers without it.
+        """
+        super().__init__()
+        self.fused = fused
+        self.picks: dict[tuple[ir.Value, bool], tuple[ir.Node, Axes] | str] = {}
+        self.tokens: Tokens | None = None
+
+    def match(self, node: ir.Node, m: Matcher) -> Mrotation:
+        """A rotation whose cosines and sines are picked from one table each."""
+        found = rotation(node, m)
+        tables = []
+        for angles in (found.cos, found.sin):
+            picked = unsqueezed(angles, m)
+            known = self.pick(picked, found.interleaved)
+            m.check(not isinstance(known, str), "angles picked by three position axes", known)
+            assert not isinstance(known, str)
+            tables.append(known)
+        (cos, axes), (sin, sin_axes) = tables
+        m.check(axes == sin_axes, "the same pick for cosines and sines", sin_axes)
+        position = cos.inputs[1]
+        assert position is not None and cos.inputs[0] is not None and sin.inputs[0] is not None
+        m.check(sin.inputs[1] is position, "the same positions for both", sin.inputs[1])
+        m.rank(found.x, 4)
+        return Mrotation(found, position, cos.inputs[0], sin.inputs[0], axes)
+
+    def pick(self, angles: ir.Value, interleaved: bool) -> tuple[ir.Node, Axes] | str:
+        """The gather behind `angles [B, S, D]` and what is picked of it, or why not."""
+        key = angles, interleaved
+        if key not in self.picks:
+            self.picks[key] = read_pick(angles, interleaved)
+        return self.picks[key]
+
+    def apply(self, model: ir.Model) -> int:
+        """Rewrite, then forget what was learnt of this graph."""
+        try:
+            return super().apply(model)
+        finally:
+            self.picks.clear()
+            self.tokens = None
+
+    def rewrite(self, node: ir.Node, found: Mrotation, add: Builder) -> None:
+        """Rotate before the heads are moved to the front, where the op wants them."""
+        rotate(found.rotation, lambda x, layout: self.op(x, found, layout, add), add)
+
+    def op(
+        self, x: ir.Value, found: Mrotation, layout: dict[str, object], add: Builder
+    ) -> ir.Value:
+        """The rotation of one value, by either op."""
+        if self.fused:
+            sections = {"mrope_section": found.axes.section, "mrope_layout": found.axes.layout}
+            inputs = [x, found.position, found.cos, found.sin]
+            return add(
+                "MRotaryEmbedding", inputs, layout | sections, domain="com.microsoft", like=x
+            )
+        if self.tokens is None:
+            self.tokens = pick_tokens(found, add)
+        inputs = [x, self.tokens.row, self.tokens.cos, self.tokens.sin]
+        return add("RotaryEmbedding", inputs, layout, domain="com.microsoft", like=x)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Angles picked once for all layers, one row a token."""
+
+    row: ir.Value
+    """`[B, S]` int64: 0, 1, 2, ... through the batch."""
+    cos: ir.Value
+    sin: ir.Value
+    """`[B * S, D/2]`."""
+
+
+def pick_tokens(found: Mrotation, add: Builder) -> Tokens:
+    """Pick the angle of each frequency from its axis: an exact selection, no arithmetic."""
+    section, layout = found.axes.section, found.axes.layout
+    axis = axes_by_frequency(section, layout)
+    int64, frequencies = ir.DataType.INT64, len(axis)
+    rows = add.constant(np.array([-1, frequencies], np.int64), f"rows_of_{frequencies}")
+    picked = []
+    for table in (found.cos, found.sin):
+        per_axis = []
+        for a in range(3):
+            index = add.constant(np.array(a, np.int64), f"axis_{a}")
+            one = add("Gather", [found.position, index], {"axis": 0}, dtype=int64)
+            per_axis.append(add("Gather", [table, one], {"axis": 0}, dtype=table.dtype))
+        angles = per_axis[0]
+        for a in (1, 2):
+            mask = add.constant(axis == a, f"frequencies_of_axis_{a}")
+            angles = add("Where", [mask, per_axis[a], angles], dtype=table.dtype)
+        picked.append(add("Reshape", [angles, rows], dtype=table.dtype, shape=(None, frequencies)))
+    zero, one = (add.constant(np.array(n, np.int64), f"int_{n}") for n in (0, 1))
+    index = add.constant(np.array(0, np.int64), "axis_0")
+    first = add("Gather", [found.position, index], {"axis": 0}, dtype=int64)
+    shape = add("Shape", [first], dtype=int64, shape=(2,))
+    count = add("ReduceProd", [shape], {"keepdims": 0}, dtype=int64, shape=())
+    numbers = add("Range", [zero, count, one], dtype=int64, shape=(None,))
+    row = add("Reshape", [numbers, shape], dtype=int64, shape=(None, None))
+    return Tokens(row, picked[0], picked[1])
+
+
+def read_pick(angles: ir.Value, interleaved: bool) -> tuple[ir.Node, Axes] | str:
+    """Find the gather behind `angles` and read off which axis each frequency comes from."""
+    tables = lookups(angles)
+    if len(tables) != 1:
+        return f"{len(tables)} tables behind {angles.name}"
+    (gather,) = tables
+    table, position, picked = *gather.inputs, gather.outputs[0]
+    assert table is not None and table.shape is not None and position is not None
+    shape = position.shape
+    if shape is None or len(shape) != 3 or shape[0] != 3:
+        return f"positions of shape {shape}"
+    frequencies = table.shape[1]
+    if not isinstance(frequencies, int) or not isinstance(gather.graph, ir.Graph):
+        return f"a table of shape {table.shape}"
+    try:
+        region = Region(gather.graph, [picked], angles)
+    except Leaks as e:
+        return f"a pick that reads more than the table: {e}"
+    code = np.arange(3 * 2 * 5 * frequencies, dtype=np.float32).reshape(3, 2, 5, frequencies)
+    axes = read_axes(code, region({picked.name or "": code}), interleaved)
+    return "a pick that is neither interleaved nor sectioned" if axes is None else (gather, axes)
+
+
+def read_axes(code: np.ndarray, out: np.ndarray, interleaved: bool) -> Axes | None:
+    """Sections and layout from codes `[3, B, S, F]` and what was picked of them `[B, S, 2F]`."""
+    frequencies = code.shape[-1]
+    if out.shape != (*code.shape[1:3], 2 * frequencies) or not twice(out, interleaved):
+        return None
+    out = out[..., ::2] if interleaved else out[..., :frequencies]
+    axis = np.array(
+        [
+            next((a for a in range(3) if np.array_equal(out[..., f], code[a, ..., f])), -1)
+            for f in range(frequencies)
+        ]
+    )
+    section = tuple(int((axis == a).sum()) for a in range(3))
+    for layout in (INTERLEAVED, SECTIONED):
+        if np.array_equal(axis, axes_by_frequency(section, layout)):
+            return Axes(section, layout)  # type: ignore[arg-type]
+    return None
+
+
+def axes_by_frequency(section: tuple[int, ...], layout: int) -> np.ndarray:
+    """Axis of each frequency, `[F]`, as the op's schema defines its layouts."""
+    if layout == SECTIONED:
+        return np.repeat(np.arange(3), section)
+    axis = np.zeros(sum(section), np.int64)
+    for a in (1, 2):
+        axis[a : 3 * section[a] : 3] = a
+    return axis

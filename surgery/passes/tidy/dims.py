@@ -1,0 +1,139 @@
+"""Canonical symbolic dimensions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import TypeGuard
+
+import onnx_ir as ir
+import sympy
+
+from surgery.rewrite.contract import Pass, Site
+
+WORD = re.compile(r"[A-Za-z_]\w*")
+ARITHMETIC = re.compile(r"[\w\s+*/()-]+")
+"""What is read as an expression: sympy would evaluate anything else as Python."""
+
+
+BOUNDED = re.compile(r"Min\((\d+), ?(\w+)\)|Min\((\w+), ?(\d+)\)")
+"""A length that the rows of a table bound."""
+PAIRWISE = ("Add", "Sub", "Mul", "Div")
+NORMS = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
+
+
+class Dims(Pass):
+    """One spelling for each symbolic dimension.
+
+    before  the same length as "sequence + past" here and "past + sequence" there
+    after   expressions in sympy's order, known ones under a name: "total", and a length that a
+            product or a norm with a weight fixes as that number; Min(512, s) as s where a sum of
+            both shows that they are one
+    keeps   every node; dimensions only gain the same name for the same length
+    not     dimensions that a tool left without a name
+    why     shape checks compare dimensions as strings: a fusion would fire in one layer of two
+    upstream microsoft/onnxscript#2424
+    """
+
+    name = "dims"
+
+    def __init__(self, aliases: Mapping[str, str] | None = None) -> None:
+        """Set names for expressions.
+
+        Args:
+            aliases: canonical expression to name, such as {"past + sequence": "total"}.
+        """
+        super().__init__()
+        self.aliases = dict(aliases or {})
+        self.known: dict[str, str] = {}
+        self.fixed: dict[str, int | str] = {}
+
+    def canonical(self, dim: str) -> str | int:
+        """The one spelling of a dimension."""
+        if dim not in self.known:
+            spelled = dim
+            if ARITHMETIC.fullmatch(dim):
+                try:
+                    names = {word: sympy.Symbol(word) for word in WORD.findall(dim)}
+                    spelled = str(sympy.sympify(dim, locals=names))
+                except (sympy.SympifyError, SyntaxError, TypeError):
+                    pass
+            self.known[dim] = self.aliases.get(spelled, spelled)
+        spelled = self.known[dim]
+        return self.fixed.get(dim, int(spelled) if spelled.isdecimal() else spelled)
+
+    def values(self, model: ir.Model) -> Iterator[ir.Value]:
+        """Values with a dimension that is spelled otherwise."""
+        self.fixed = fixed(model)
+        for graph in model.graphs():
+            for value in (*graph.inputs, *(v for node in graph for v in node.outputs)):
+                dims = [str(d.value) for d in value.shape or () if named(d)]
+                if any(self.canonical(dim) != dim for dim in dims):
+                    yield value
+
+    def sites(self, model: ir.Model) -> list[Site]:
+        """Values to respell."""
+        return [Site(v.name or "", str(v.shape)) for v in self.values(model)]
+
+    def apply(self, model: ir.Model) -> int:
+        """Respell."""
+        found = list(self.values(model))
+        for value in found:
+            assert value.shape is not None
+            value.shape = ir.Shape(
+                [self.canonical(str(d.value)) if named(d) else d for d in value.shape]
+            )
+        return len(found)
+
+
+def fixed(model: ir.Model) -> dict[str, int | str]:
+    """Lengths that an op fixes: of rows by a weight, of bounded ones by what is added to them."""
+    found: dict[str, int | str] = {}
+    for node in (node for graph in model.graphs() for node in graph):
+        if node.op_type in PAIRWISE:
+            found.update(bounded(node))
+        x, rows = (*node.inputs, None)[0], rows_of(node)
+        if x is not None and x.shape and rows is not None and named(dim := x.shape[-1]):
+            found[str(dim.value)] = rows
+    return found
+
+
+def bounded(node: ir.Node) -> Iterator[tuple[str, str]]:
+    """Bounded lengths and what they are: a sum with the unbounded one takes no shorter one.
+
+    Neither is stretched: that would need a length of 1, and a table has more rows than one.
+    """
+    shapes = [v.shape for v in node.inputs if v is not None and v.shape is not None]
+    if len(shapes) != 2:
+        return
+    for pair in zip(reversed(shapes[0]), reversed(shapes[1]), strict=False):
+        for dim, beside in (pair, pair[::-1]):
+            if not named(dim) or not named(beside):
+                continue
+            parts = BOUNDED.fullmatch(str(dim.value))
+            if parts is None:
+                continue
+            number, word = parts[1] or parts[4], parts[2] or parts[3]
+            if int(number) > 1 and word == str(beside.value):
+                yield str(dim.value), word
+
+
+def rows_of(node: ir.Node) -> int | None:
+    """The length of rows that a node takes, by the shape of its weight."""
+    weight = node.inputs[1] if len(node.inputs) > 1 else None
+    if weight is None or not weight.shape or node.attributes.get_int("transA", 0) == 1:
+        return None
+    size: int | ir.SymbolicDim
+    if node.op_type in NORMS and len(weight.shape) == 1 and node.attributes.get_int("axis", -1) < 0:
+        size = weight.shape[0]
+    elif node.op_type in ("MatMul", "Gemm"):
+        turned = node.attributes.get_int("transB", 0) == 1 or len(weight.shape) == 1
+        size = weight.shape[-1 if turned else -2]
+    else:
+        return None
+    return size if isinstance(size, int) else None
+
+
+def named(dim: int | ir.SymbolicDim) -> TypeGuard[ir.SymbolicDim]:
+    """Whether a dimension is symbolic and has a name."""
+    return isinstance(dim, ir.SymbolicDim) and dim.value is not None

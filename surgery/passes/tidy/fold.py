@@ -1,0 +1,188 @@
+"""Constant folding and tidying with the stock passes."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+from onnxscript.optimizer._constant_folding import FoldConstantsPass
+
+from surgery.match.probe import evaluate
+from surgery.rewrite.builder import initializer
+from surgery.rewrite.contract import Pass, Site
+from surgery.rewrite.matcher import constant
+from surgery.rewrite.scope import place
+
+INPUT_LIMIT = 1 << 12
+"""Elements of a constant that folding reads."""
+OUTPUT_LIMIT = 1 << 16
+"""Elements of a constant that folding makes."""
+RESULT_LIMIT = 1 << 22
+"""Bytes of a precomputed constant."""
+SMALL = 16
+"""Elements up to which equal constants are merged."""
+
+
+class Fold(Pass):
+    """Constants computed once, copies of a computation merged, dead nodes gone.
+
+    before  shape arithmetic on constants and on lengths that are known, `Constant` nodes,
+            `Identity`, the same node twice
+    after   initializers, one node each
+    keeps   weights of the checkpoint: none is read, renamed or merged with an equal one
+    not     results over 4 MB, and what depends on them
+    why     a trace writes every Python number as a node; matching starts from what is left
+    """
+
+    name = "fold"
+
+    def sites(self, model: ir.Model) -> list[Site]:
+        """Nodes that would go, found on a copy that shares the weights."""
+        copy = model.clone()
+        tidy(copy)
+        kept = {node.name for graph in copy.graphs() for node in graph}
+        gone = (node for graph in model.graphs() for node in graph if node.name not in kept)
+        return [Site(place(node), node.op_type) for node in gone]
+
+    def apply(self, model: ir.Model) -> int:
+        """Fold until nothing folds."""
+        before = sum(len(graph) for graph in model.graphs())
+        tidy(model)
+        return before - sum(len(graph) for graph in model.graphs())
+
+
+FOLDER = logging.getLogger("onnxscript.optimizer._constant_folding")
+
+
+def tidy(model: ir.Model) -> None:
+    """Run the stock passes to their fixed point, silently: what folds not is no fault."""
+    level = FOLDER.level
+    FOLDER.setLevel(logging.ERROR)
+    try:
+        run(model)
+    finally:
+        FOLDER.setLevel(level)
+
+
+def run(model: ir.Model) -> None:
+    """The passes, up to eight times."""
+    passes = ir.passes.PassManager(
+        [
+            FoldConstantsPass(
+                shape_inference=True,
+                input_size_limit=INPUT_LIMIT,
+                output_size_limit=OUTPUT_LIMIT,
+                should_fold=spare_weights,
+            ),
+            common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+            Lengths(),
+            Precompute(),
+            MergeConstants(),
+            common.IdentityEliminationPass(),
+            common.CommonSubexpressionEliminationPass(),
+            common.RemoveUnusedNodesPass(),
+        ],
+        steps=8,
+        early_stop=True,
+    )
+    passes(model)
+
+
+class Lengths(ir.passes.InPlacePass):
+    """Lengths that are known, read out of shapes that are known in part."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Replace every `Gather(Shape(x), i)` of a fixed length."""
+        modified = False
+        for graph in model.graphs():
+            for node in list(graph):
+                array = length(node)
+                value = node.outputs[0]
+                if array is None or value.is_graph_output() or not value.uses():
+                    continue
+                name = value.name or ""
+                value.name = f"{name}.computed"
+                made = initializer(graph, name, ir.tensor(array, name=name))
+                value.replace_all_uses_with(made)
+                modified = True
+        common.RemoveUnusedNodesPass()(model)
+        return ir.passes.PassResult(model, modified=modified)
+
+
+def length(node: ir.Node) -> np.ndarray | None:
+    """What `Gather(Shape(x), i)` gives, where those lengths are known."""
+    if node.op_type != "Gather" or node.attributes.get_int("axis", 0) != 0:
+        return None
+    made = node.inputs[0].producer() if node.inputs[0] is not None else None
+    at = constant(node.inputs[1])
+    if made is None or made.op_type != "Shape" or made.inputs[0] is None or at is None:
+        return None
+    shape = made.inputs[0].shape
+    start, end = made.attributes.get_int("start", 0), made.attributes.get_int("end", 1 << 31)
+    if shape is None:
+        return None
+    found = [shape[start:end][int(i)] for i in at.ravel()]
+    if not all(isinstance(d, int) for d in found):
+        return None
+    return np.array(found, np.int64).reshape(at.shape)
+
+
+class Precompute(ir.passes.InPlacePass):
+    """Regions that read nothing but constants, run once in onnxruntime.
+
+    The stock folder leaves out ops that its reference evaluator lacks (CumSum, Range in places);
+    with a fixed picture size they are most of the vision graph's preamble.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Replace every constant value that something else reads."""
+        graph = model.graph
+        fixed: set[ir.Value] = set()
+        for node in graph:
+            known = all(v in fixed or constant(v) is not None for v in node.inputs if v)
+            plain = not any(a.type == ir.AttributeType.GRAPH for a in node.attributes.values())
+            if known and plain and not node.domain and any(node.inputs):
+                fixed.update(node.outputs)
+        edge = [
+            v
+            for v in fixed
+            if not v.is_graph_output() and any(u.node.outputs[0] not in fixed for u in v.uses())
+        ]
+        edge.sort(key=lambda v: v.name or "")
+        arrays = evaluate(graph, edge) if edge else []
+        for value, array in zip(edge, arrays, strict=True):
+            if array.nbytes <= RESULT_LIMIT:
+                name = value.name or ""
+                value.name = f"{name}.computed"
+                made = initializer(graph, name, ir.tensor(array, name=name))
+                value.replace_all_uses_with(made)
+        common.RemoveUnusedNodesPass()(model)
+        return ir.passes.PassResult(model, modified=bool(edge))
+
+
+class MergeConstants(ir.passes.InPlacePass):
+    """One initializer for each small constant; weights of the checkpoint stay apart."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Let all readers of equal constants read the first."""
+        first: dict[tuple[object, ...], ir.Value] = {}
+        merged = False
+        for value in list(model.graph.initializers.values()):
+            numbers = constant(value)
+            if numbers is None or numbers.size > SMALL or value.is_graph_output():
+                continue
+            key = (numbers.dtype, numbers.shape, numbers.tobytes())
+            kept = first.setdefault(key, value)
+            if kept is not value and value.uses():
+                value.replace_all_uses_with(kept)
+                merged = True
+        return ir.passes.PassResult(model, modified=merged)
+
+
+def spare_weights(node: ir.Node) -> bool | None:
+    """False for a node that reads a weight of the checkpoint; None leaves it to the limits."""
+    if any(v is not None and isinstance(v.const_value, ir.ExternalTensor) for v in node.inputs):
+        return False
+    return None

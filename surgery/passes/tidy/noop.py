@@ -1,0 +1,77 @@
+"""Nodes that hand their input on unchanged."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from surgery.rewrite.builder import Builder, replace
+from surgery.rewrite.contract import NodePass
+from surgery.rewrite.matcher import Matcher, constant
+
+FAR = 1 << 30
+"""A slice end at or above this means "to the end"."""
+
+
+class Noop(NodePass[ir.Value]):
+    """Nodes without effect, bypassed.
+
+    before  Slice of all, Transpose in order, Expand to its own shape, Cast to its own type, x * 1
+    after   the input itself
+    keeps   values, shapes and types
+    not     a graph output made from a graph input, an initializer, another output or such a node
+    why     torch writes `x[:]` as Slice and `expand(-1)` as Expand; they hide what a match needs
+    """
+
+    name = "noop"
+    anchors = ("Slice", "Transpose", "Expand", "Cast", "Mul", "Add", "Div")
+
+    def match(self, node: ir.Node, m: Matcher) -> ir.Value:
+        """The value to read instead."""
+        source, out = node.inputs[0], node.outputs[0]
+        assert source is not None
+        if node.op_type == "Slice":
+            starts, ends = constant(node.inputs[1]), constant(node.inputs[2])
+            steps = constant(node.inputs[4]) if len(node.inputs) > 4 else None
+            m.check(starts is not None and not starts.any(), "starts of 0", starts)
+            m.check(ends is not None and bool((ends >= FAR).all()), "open ends", ends)
+            m.check(steps is None or bool((steps == 1).all()), "steps of 1", steps)
+        elif node.op_type == "Transpose":
+            perm = node.attributes.get_ints("perm", ())
+            m.check(list(perm) == list(range(len(perm))) and bool(perm), "axes in order", perm)
+        elif node.op_type == "Expand":
+            shape = constant(node.inputs[1])
+            m.check(shape is not None, "a constant shape", "a computed one")
+            assert shape is not None
+            dims = list(source.shape or ())[-shape.size :]
+            fits = len(dims) == shape.size and all(
+                n in (1, d) for n, d in zip(shape.tolist(), dims, strict=True)
+            )
+            m.check(fits, f"an input that {shape.tolist()} leaves as it is", source.shape)
+        elif node.op_type == "Cast":
+            target = node.attributes["to"].as_int()
+            m.check(source.dtype == target, f"an input of dtype {target}", source.dtype)
+        else:
+            source = self.neutral(node, m)
+        if out.is_graph_output():
+            maker = source.producer()
+            named = maker is None or maker.op_type in self.anchors or source.is_graph_output()
+            m.check(not named, "an output inside the graph", out.name)
+        return source
+
+    def neutral(self, node: ir.Node, m: Matcher) -> ir.Value:
+        """The operand beside a scalar 1 of Mul or Div, or a scalar 0 of Add."""
+        element = 0.0 if node.op_type == "Add" else 1.0
+        a, b = node.inputs[:2]
+        pairs = ((a, b),) if node.op_type == "Div" else ((a, b), (b, a))
+        for value, other in pairs:
+            numbers = constant(other)
+            if value is None or numbers is None or numbers.ndim or constant(value) is not None:
+                continue
+            if numbers == element:
+                return value
+        m.check(False, f"a scalar {element:g}", "another operand")
+        raise AssertionError
+
+    def rewrite(self, node: ir.Node, found: ir.Value, add: Builder) -> None:
+        """Let the readers read the input."""
+        replace(node.outputs[0], found)

@@ -1,0 +1,1 @@
+"""Passes for patches, grids, and features on their way from the vision tower to the decoder."""

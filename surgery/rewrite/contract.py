@@ -1,0 +1,156 @@
+"""What a pass is: how it matches, what it promises, how it fails.
+
+A pass finds its sites without touching the graph, then rewrites them one by one. It counts them
+exactly, checks that none is left, and changes nothing when run again. A place that matched some
+way in and then failed is a near-miss: `explain` shows the first condition that failed.
+"""
+
+from __future__ import annotations
+
+import abc
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Generic, TypeVar
+
+import onnx_ir as ir
+
+from surgery.base.errors import UserError
+from surgery.rewrite.builder import Builder, names, prune
+from surgery.rewrite.matcher import Matcher, Miss
+from surgery.rewrite.scope import place
+
+T = TypeVar("T")
+
+FIELDS = ("before", "after", "keeps", "not", "why")
+"""What the docstring of a pass states, each on a line of its own after a one-line summary."""
+
+
+class PassError(UserError):
+    """A pass could not do what it promised. The message names the pass and the module."""
+
+
+class PostconditionError(PassError):
+    """Sites are left after the pass."""
+
+
+class ExpectationError(PassError):
+    """A recipe expected another number of sites."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """One place where a pass acts."""
+
+    where: str
+    """Module path or value name."""
+    what: str
+    """What stands there, in a few words."""
+
+
+class Pass(ir.passes.InPlacePass, abc.ABC):
+    """A graph transformation with a name, sites, a count and a post-condition."""
+
+    name: ClassVar[str]
+    """The word on the command line; the module of the pass has the same name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    @abc.abstractmethod
+    def sites(self, model: ir.Model) -> list[Site]:
+        """Where the pass would act. Reads, never writes."""
+
+    @abc.abstractmethod
+    def apply(self, model: ir.Model) -> int:
+        """Act on every site; returns how many there were."""
+
+    def near_misses(self, model: ir.Model) -> list[Miss]:
+        """Places that matched some way in, farthest first."""
+        return []
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Apply, then check that no site is left."""
+        self.count = self.apply(model)
+        left = self.sites(model)
+        if left:
+            raise PostconditionError(
+                f"{self.name}: {len(left)} sites left after the pass, the first at "
+                f"{left[0].where} ({left[0].what})."
+            )
+        return ir.passes.PassResult(model, modified=self.count > 0)
+
+    @classmethod
+    def describe(cls) -> dict[str, str]:
+        """The docstring as fields: "summary", then `FIELDS`."""
+        return fields(cls)
+
+
+class NodePass(Pass, Generic[T]):
+    """A pass whose sites each start from one node, the anchor."""
+
+    anchors: ClassVar[tuple[str, ...]]
+    """Op types that a match starts from."""
+
+    @abc.abstractmethod
+    def match(self, node: ir.Node, m: Matcher) -> T:
+        """What a rewrite needs to know of the site at `node`, or `Miss`."""
+
+    @abc.abstractmethod
+    def rewrite(self, node: ir.Node, found: T, add: Builder) -> None:
+        """Rewrite the site at `node`."""
+
+    def scan(self, model: ir.Model) -> Iterator[tuple[ir.Node, T | Miss]]:
+        """Every anchor with its match or its miss, in graph order."""
+        for graph in model.graphs():
+            for node in graph:
+                if node.op_type in self.anchors:
+                    try:
+                        yield node, self.match(node, Matcher(node))
+                    except Miss as miss:
+                        yield node, miss
+
+    def sites(self, model: ir.Model) -> list[Site]:
+        """Anchors that match."""
+        return [
+            Site(place(node), node.op_type)
+            for node, found in self.scan(model)
+            if not isinstance(found, Miss)
+        ]
+
+    def near_misses(self, model: ir.Model) -> list[Miss]:
+        """Anchors that matched at least one condition, farthest first."""
+        misses = [f for _, f in self.scan(model) if isinstance(f, Miss) and f.depth > 0]
+        return sorted(misses, key=lambda miss: -miss.depth)
+
+    def apply(self, model: ir.Model) -> int:
+        """Rewrite site after site, each matched anew: one rewrite may rename another's inputs."""
+        nodes = [node for node, found in self.scan(model) if not isinstance(found, Miss)]
+        taken = names(model)
+        for node in nodes:
+            try:
+                found = self.match(node, Matcher(node))
+            except Miss as miss:
+                raise PassError(f"{self.name}: one site undid another: {miss}.") from miss
+            self.rewrite(node, found, Builder(self.name, node, taken))
+        if nodes:
+            prune(model)
+        return len(nodes)
+
+
+def fields(cls: type) -> dict[str, str]:
+    """Parse a pass's docstring: the summary line, then a field a line, indented lines go on."""
+    summary, *lines = inspect.cleandoc(cls.__doc__ or "").splitlines()
+    found, current = {"summary": summary}, ""
+    for line in lines:
+        word, _, rest = line.partition(" ")
+        if word in (*FIELDS, "upstream"):
+            current = word
+            found[current] = rest.strip()
+        elif current and line.startswith(" "):
+            found[current] += " " + line.strip()
+    missing = [field for field in FIELDS if field not in found]
+    if missing:
+        raise TypeError(f"{cls.__name__}: docstring lacks {', '.join(missing)}")
+    return found

@@ -1,0 +1,1 @@
+"""Showing a run: the HTML report, drawings and tables."""

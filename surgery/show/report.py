@@ -1,0 +1,149 @@
+"""A dumped run as one HTML page that needs nothing else: no network, no build."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import onnx_ir as ir
+
+from surgery.base.errors import PackageError
+from surgery.engine import runner
+from surgery.engine.selection import passes
+from surgery.show import step_page as picture
+from surgery.show.changes import Group, changes
+from surgery.show.figures import short
+from surgery.watch.dump import RUN
+
+PAGE = "report.html"
+"""Name of the page in the directory of the dump."""
+
+
+@dataclass
+class Stage:
+    """A step of a graph: what the dump says of it, its graph and its text."""
+
+    data: dict[str, Any]
+    model: ir.Model
+    text: str
+
+    @classmethod
+    def load(cls, folder: Path, data: dict[str, Any]) -> Stage:
+        """Read a step."""
+        stem = data["stem"]
+        text = (folder / f"{stem}.txt").read_text(encoding="utf-8")
+        return cls(data, runner.load(folder / f"{stem}.onnx"), text)
+
+
+def report(folder: Path) -> Path:
+    """Draw the run that was dumped to a directory.
+
+    Returns:
+        The page, in the same directory.
+
+    Raises:
+        PackageError: there is no dump.
+    """
+    try:
+        run = json.loads((folder / RUN).read_text(encoding="utf-8"))
+        graphs = [read_graph(folder, name, stages) for name, stages in run["graphs"].items()]
+    except (FileNotFoundError, KeyError, json.JSONDecodeError) as e:
+        raise PackageError(
+            f"{folder}: no dump of a run ({RUN} missing or incomplete). "
+            f"Run python -m surgery --dump {folder} first."
+        ) from e
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("surgery.show"),
+        autoescape=True,
+        trim_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    page = {
+        "title": title(run),
+        "subtitle": subtitle(run),
+        "graphs": [graph for graph, _ in graphs],
+        "first": graphs[-1][0]["home"],
+        "index": script_safe([entry for _, entries in graphs for entry in entries]),
+        "footer": "Drawn by python -m surgery report. Arrow keys move from pass to pass.",
+    }
+    path = folder / PAGE
+    path.write_text(environment.get_template(PAGE).render(page=page), encoding="utf-8")
+    return path
+
+
+def read_graph(
+    folder: Path, name: str, stages: list[dict[str, Any]]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What the page shows of a graph, and its entries of the search index."""
+    steps, index = [], []
+    before: Stage | None = None
+    scale = picture.Scale.of(stages)
+    for data in stages:
+        stage = Stage.load(folder / name, data)
+        groups = changes(before.model, stage.model) if before is not None else []
+        about = passes()[data["pass"]].describe() if "pass" in data else None
+        step = picture.step(name, data, stage.model, about, scale)
+        if before is not None:
+            step |= picture.change(
+                before.data["stem"], data["stem"], before.text, stage.text, groups
+            )
+        steps.append(step)
+        index += [entry for group in groups for entry in entries(group, step)]
+        before = stage
+    biggest = max(steps[1:] or steps, key=lambda s: len(s["drawings"]) and s["sites"])
+    home = next((s["id"] for s in steps if s["name"] in ("gqa", "packed_attention")), biggest["id"])
+    return {"name": name, "steps": steps, "home": home}, index
+
+
+def entries(group: Group, step: dict[str, Any]) -> list[dict[str, Any]]:
+    """A group of changes for the search: the nodes of all its units."""
+    found = []
+    units = [sorted(changes, key=lambda c: c.kind) for changes in group.changes]
+    for same in zip(*units, strict=True):
+        change = same[0]
+        if (change.sign, change.side) == ("~", "before"):
+            continue  # the other side is listed
+        inside = f".{change.module}" if change.module else ""
+        found.append(
+            {
+                "to": step["id"],
+                "pass": step["name"],
+                "sign": change.sign,
+                "op": change.node.op_type,
+                "module": f"{group.stack}.{{}}{inside}" if group.stack else change.module,
+                "units": group.units,
+                "names": [other.node.name for other in same],
+            }
+        )
+    return found
+
+
+def title(run: dict[str, Any]) -> str:
+    """The checkpoint's name."""
+    source = str(run.get("source") or "a checkpoint")
+    return f"{Path(source).name}, pass by pass"
+
+
+def subtitle(run: dict[str, Any]) -> str:
+    """Provider, precision, and the sums of the run."""
+    options = run.get("options") or {}
+    stages = [stage for stages in run["graphs"].values() for stage in stages]
+    first = sum(s[1]["nodes_before"] for s in run["graphs"].values() if len(s) > 1)
+    last = sum(s[-1]["nodes_after"] for s in run["graphs"].values() if len(s) > 1)
+    checks = [s["verify"] for s in stages if s.get("verify", {}).get("relative") is not None]
+    parts = [
+        f"{options.get('execution_provider')}, {options.get('text_precision')}",
+        f"{first:,} → {last:,} nodes in {sum(s.get('seconds', 0) for s in stages):.1f} s",
+    ]
+    if checks:
+        worst = max(check["relative"] for check in checks)
+        parts.append(f"{len(checks)} steps verified, largest relative difference {short(worst)}")
+    return "  ·  ".join(parts)
+
+
+def script_safe(value: object) -> str:
+    """JSON that may stand inside a script element."""
+    return json.dumps(value, separators=(",", ":")).replace("</", "<\\/")

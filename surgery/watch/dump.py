@@ -1,0 +1,136 @@
+"""Every step of a run in files: `decoder/03_noop.txt` beside `decoder/03_noop.onnx`.
+
+`diff -u` between two texts shows what a pass did: a value keeps its number from step to step.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from surgery.base.errors import OutputError
+from surgery.engine.facts import Facts
+from surgery.engine.recipes import RECIPES
+from surgery.engine.runner import Record
+from surgery.rewrite import view
+from surgery.rewrite.contract import Pass
+from surgery.rewrite.matcher import Miss
+from surgery.rewrite.scope import place
+from surgery.watch.provenance import bytes_by_dtype, lines
+from surgery.watch.results import data
+from surgery.watch.store import Store, Weights
+
+RUN = "run.json"
+"""What a dump knows besides the graphs; marks a directory as ours."""
+
+MISSES = 20
+"""Near-misses that a step keeps."""
+
+
+@dataclass
+class Stage:
+    """A graph after a pass, or as it was: what `RUN` keeps of it."""
+
+    stem: str
+    weights: dict[str, int]
+    misses: list[dict[str, Any]]
+    record: Record | None = None
+
+    def data(self) -> dict[str, Any]:
+        """As plain data."""
+        own = {"stem": self.stem, "weights": self.weights, "misses": self.misses}
+        return own | (data(self.record) if self.record is not None else {})
+
+
+class Dump:
+    """Writes each step of a run.
+
+    Args:
+        folder: directory to write, new or an earlier dump.
+        weights: what becomes of weights.
+    """
+
+    def __init__(self, folder: Path, weights: Weights = Weights.LINK) -> None:
+        self.folder, self.weights = folder, weights
+        self.stages: dict[str, list[Stage]] = {}
+        self.about: dict[str, Any] = {}
+
+    def begin(self, name: str, model: ir.Model, facts: Facts) -> None:
+        """Write a graph as it was exported.
+
+        Raises:
+            OutputError: the directory holds something else, or cannot be written.
+        """
+        if not self.stages:
+            claim(self.folder)
+        self.name, self.facts, self.names = name, facts, view.Names()
+        (self.folder / name).mkdir()
+        self.store = Store(self.folder / name, self.weights)
+        self.about = {"source": facts.manifest.get("source"), "options": asdict(facts.options)}
+        self.stages[name] = []
+        self.write("00_raw", model, None)
+
+    def after(self, record: Record, model: ir.Model) -> str:
+        """Write a graph after a pass."""
+        self.write(f"{record.index:02d}_{record.name}", model, record)
+        return ""
+
+    def end(self) -> None:
+        """Write what the graphs do not hold."""
+        if not self.stages:
+            return
+        graphs = {name: [s.data() for s in stages] for name, stages in self.stages.items()}
+        write_run(self.folder, {**self.about, "graphs": graphs})
+
+    def write(self, stem: str, model: ir.Model, record: Record | None) -> None:
+        """Write a step as text and as a graph."""
+        text = view.text(model, self.names, types=True) + "\n".join(["# weights", *lines(model)])
+        path = self.folder / self.name / f"{stem}.txt"
+        path.write_text(text + "\n", encoding="utf-8")
+        self.store.save(model, f"{stem}.onnx")
+        misses = [] if record is None else near(record.step.make(self.facts), model)
+        self.stages[self.name].append(Stage(stem, bytes_by_dtype(model), misses, record))
+
+
+def near(work: Pass, model: ir.Model) -> list[dict[str, Any]]:
+    """The nearest misses of a pass as plain data."""
+    return [miss_data(miss) for miss in work.near_misses(model)[:MISSES]]
+
+
+def miss_data(miss: Miss) -> dict[str, Any]:
+    """A near-miss as plain data."""
+    return {
+        "where": place(miss.node),
+        "op": miss.node.op_type,
+        "node": miss.node.name,
+        "needs": miss.condition,
+        "found": str(miss.found),
+        "met": miss.depth,
+    }
+
+
+def claim(folder: Path) -> None:
+    """Make a directory ours, dropping an earlier dump in it.
+
+    Raises:
+        OutputError: the directory holds something else, or cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()) and not (folder / RUN).is_file():
+            raise OutputError(f"{folder}: not empty and no earlier dump ({RUN} missing).")
+        for name in RECIPES:
+            shutil.rmtree(folder / name, ignore_errors=True)
+        write_run(folder, {})
+    except OSError as e:
+        raise OutputError(f"{folder}: cannot be written: {e.strerror}.") from e
+
+
+def write_run(folder: Path, run: dict[str, Any]) -> None:
+    """Write `RUN`."""
+    (folder / RUN).write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")

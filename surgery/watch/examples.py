@@ -1,0 +1,131 @@
+"""Inputs that no export saw: other grids, batches, lengths of the cache than the trace's.
+
+An example holds an array for every input that any form of a graph has, raw or finished: the
+decoder gets DeepStack features both as rows of picture tokens and spread over the sequence. The
+numbers are the same at every run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from surgery.engine.facts import Facts
+
+Array = npt.NDArray[np.generic]
+
+GRIDS = (((1, 2, 3),), ((1, 4, 2), (2, 3, 3), (1, 1, 5)), ((2, 2, 4), (2, 2, 4)))
+"""Frames, rows and columns of the pictures of each call, in merged patches."""
+
+CALLS = (
+    # rows, new positions, cached ones: onnxruntime's GroupQueryAttention takes several new
+    # positions after cached ones in one row only
+    (1, 5, 7),
+    (3, 6, 0),
+    (2, 1, 4),
+    (1, 1, 0),
+)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One call of a graph.
+
+    Attributes:
+        name: what it is, in a few words.
+        feeds: arrays by input name.
+        valid: attention mask `[B, T]` of a decoder: where results mean something.
+    """
+
+    name: str
+    feeds: dict[str, Array]
+    valid: Array | None = field(default=None)
+
+
+def examples(graph: str, model: ir.Model, facts: Facts) -> list[Example]:
+    """Calls of a raw graph and of all that becomes of it."""
+    makers = {"vision": vision, "embedding": embedding, "decoder": decoder}
+    return list(makers[graph](model, facts))
+
+
+def vision(model: ir.Model, facts: Facts) -> Iterator[Example]:
+    """Pictures and videos of several sizes in one call; the one size of a fixed grid."""
+    merge = int(facts.vision["spatial_merge_size"])
+    width = sizes(model)["pixel_values"][1]
+    calls = [[(t, h * merge, w * merge) for t, h, w in grids] for grids in GRIDS]
+    for i, grids in enumerate(calls if facts.grid is None else [[facts.grid]]):
+        rng = np.random.default_rng(i)
+        grid = np.array(grids, np.int64)
+        patches = int(grid.prod(-1).sum())
+        pixels = rng.standard_normal((patches, width), np.float32)
+        name = ", ".join("x".join(map(str, row)) for row in grids)
+        yield Example(f"grids {name}", {"pixel_values": pixels, "image_grid_thw": grid})
+
+
+def embedding(model: ir.Model, facts: Facts) -> Iterator[Example]:
+    """Rows with and without placeholders for pictures."""
+    width = sizes(model)["image_features"][1] * (1 + facts.levels)
+    image, video = (int(facts.config[f"{kind}_token_id"]) for kind in ("image", "video"))
+    for i, (rows, length, count) in enumerate(((1, 7, 4), (3, 5, 6), (2, 3, 0))):
+        rng = np.random.default_rng(100 + i)
+        ids = rng.integers(0, min(image, video), (rows, length))
+        places = rng.choice(rows * length, count, replace=False)
+        ids.flat[places] = rng.choice((image, video), count)
+        features = rng.standard_normal((count, width), np.float32)
+        name = f"{rows} rows of {length}, {count} of them pictures"
+        yield Example(name, {"input_ids": ids, "image_features": features})
+
+
+def decoder(model: ir.Model, facts: Facts) -> Iterator[Example]:
+    """Prompts, some rows padded on the right, and single steps after a cache."""
+    shapes = sizes(model)
+    width, levels = shapes["inputs_embeds"][2], shapes["deepstack_features"][0]
+    for i, (rows, new, past) in enumerate(CALLS):
+        rng = np.random.default_rng(200 + i)
+        mask = np.ones((rows, past + new), np.int64)
+        for row in range(1, rows if new > 1 else 0):
+            mask[row, past + new - row :] = 0
+        visual = (rng.random((rows, new)) < 0.4) & (new > 1)
+        features = rng.standard_normal((levels, int(visual.sum()), width), np.float32)
+        text = np.arange(past, past + new) + np.zeros((3, rows, new), np.int64)
+        feeds: dict[str, Array] = {
+            "inputs_embeds": rng.standard_normal((rows, new, width), np.float32),
+            "attention_mask": mask,
+            "position_ids": text + visual * rng.integers(0, 5, (3, rows, new)),
+            "visual_pos_masks": visual,
+            "deepstack_features": features,
+            "per_layer_inputs": spread(features, visual),
+        }
+        for name, shape in shapes.items():
+            if name.startswith("past_key_values."):
+                size = (rows, shape[1], past, shape[3])
+                feeds[name] = rng.standard_normal(size, np.float32)
+        yield Example(f"{rows} rows, {new} new, {past} cached", feeds, mask)
+
+
+def spread(features: Array, places: Array) -> Array:
+    """Features `[D, M, H]` at their places in the sequence, `[B, S, D * H]`, zeros elsewhere."""
+    levels, tokens, width = features.shape
+    out = np.zeros((*places.shape, levels * width), np.float32)
+    out[places.astype(bool)] = np.moveaxis(features, 0, 1).reshape(tokens, levels * width)
+    return out
+
+
+class Sizes(dict[str, tuple[int, ...]]):
+    """Shapes by input name; a missing input has none of any size."""
+
+    def __missing__(self, name: str) -> tuple[int, ...]:
+        """All zeros: an input that this graph has not."""
+        return (0,) * 4
+
+
+def sizes(model: ir.Model) -> Sizes:
+    """The static part of the shape of each input; 0 for what is dynamic."""
+    return Sizes(
+        (v.name or "", tuple(d if isinstance(d, int) else 0 for d in v.shape or ()))
+        for v in model.graph.inputs
+    )

@@ -1,0 +1,64 @@
+"""The outcome of a run in plain data: what `--json` prints and what a dump keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from surgery.base.console import console
+from surgery.build import show
+from surgery.engine.runner import Record
+from surgery.engine.selection import Selection
+
+
+@dataclass
+class Results:
+    """Collects the records of a run while their lines are printed.
+
+    Attributes:
+        output: the package; None where none was made.
+        passes: a dictionary a pass.
+    """
+
+    output: Path | None = None
+    passes: list[dict[str, Any]] = field(default_factory=list)
+
+    def tell(self, record: Record, words: str) -> None:
+        """Keep a record and print its line."""
+        self.passes.append(data(record))
+        show(record, words)
+
+    def remark(self, selection: Selection) -> None:
+        """Say what of a selection did not run: a step may not belong to these options."""
+        ran = {entry["pass"] for entry in self.passes}
+        for name in dict.fromkeys((*selection.only, *filter(None, (selection.until,)))):
+            if name not in ran:
+                console.print(f"{name}: no step of this run with these options", markup=False)
+
+    def summary(self) -> dict[str, Any]:
+        """The run as plain data."""
+        files = {} if self.output is None else sizes(self.output)
+        output = None if self.output is None else str(self.output)
+        return {"output": output, "files": files, "passes": self.passes}
+
+
+def data(record: Record) -> dict[str, Any]:
+    """A record as plain data."""
+    return {
+        "graph": record.graph,
+        "pass": record.name,
+        "index": record.index,
+        "sites": record.sites,
+        "expected": record.expected,
+        "nodes_before": record.before,
+        "nodes_after": record.after,
+        "deltas": {op: n for op, n in sorted(record.deltas.items()) if n},
+        "seconds": round(record.seconds, 4),
+        **record.notes,
+    }
+
+
+def sizes(folder: Path) -> dict[str, int]:
+    """Bytes of each file of a directory."""
+    return {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()}

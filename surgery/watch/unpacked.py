@@ -1,0 +1,118 @@
+"""The reference for a pass that quantizes: the graph before it, with unpacked weights.
+
+What quantizing costs is a choice, and measured elsewhere. That the quantized graph computes what
+its own weights say is a fact that can be checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+
+import quant
+from surgery.rewrite.copies import copied
+from surgery.rewrite.weights import (
+    Array,
+    Interleaved,
+    Quantized,
+    RowTensor,
+    Shape,
+    Source,
+    Stored,
+    Swapped,
+    Transposed,
+    source_of,
+    transposed,
+)
+
+
+@dataclass(frozen=True)
+class Unpacked:
+    """What the blocks of a quantized weight say, as float32 in the weight's own shape."""
+
+    source: Quantized
+
+    @property
+    def parts(self) -> tuple[tuple[ir.DataType, Shape], ...]:
+        """The matrix."""
+        return ((ir.DataType.FLOAT, self.source.source.parts[0][1]),)
+
+    def read(self, start: int, stop: int) -> tuple[Array, ...]:
+        """Unpacked rows."""
+        packed, scales, *zeros = (
+            part.reshape(-1, *part.shape[-axes:])
+            for part, axes in zip(self.source.read(start, stop), (2, 1, 1), strict=False)
+        )
+        *rows, k = self.source.source.parts[0][1]
+        blocks = quant.Blocks(packed, scales, zeros[0] if zeros else None, self.source.format, k)
+        return (quant.dequantize(blocks).reshape(stop - start, *rows[1:], k),)
+
+
+def reference(before: ir.Model, after: ir.Model) -> ir.Model | None:
+    """`before` with unpacked weights where `after` has quantized ones; None if it has none new."""
+    new = set(quantized(after)) - set(quantized(before))
+    if not new:
+        return None
+    by_file = {place: source for source in new if (place := root(source)) is not None}
+    copy = copied(before)
+    for graph in copy.graphs():
+        for value in graph.initializers.values():
+            source = source_of(value)
+            place = root(source)
+            blocks = by_file.get(place) if place is not None else None
+            if source is not None and blocks is not None:
+                unpacked = arranged(stored(Unpacked(blocks), blocks.source), source)
+                value.const_value = RowTensor(unpacked, name=value.name or "")
+                widen(value, source.parts[0][0])
+    return copy
+
+
+def widen(value: ir.Value, narrow: ir.DataType) -> None:
+    """Let a value be float32, and what is computed from it up to the cast that made it so."""
+    if value.dtype == narrow:
+        value.type = ir.TensorType(ir.DataType.FLOAT)
+        for node in value.consumers():
+            for out in node.outputs:
+                widen(out, narrow)
+
+
+def quantized(model: ir.Model) -> Iterator[Quantized]:
+    """The quantized weights of a graph."""
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if isinstance(tensor, RowTensor) and isinstance(tensor.source, Quantized):
+                yield tensor.source
+
+
+def root(source: Any) -> Stored | None:
+    """The weight of the checkpoint at the bottom of a chain of sources."""
+    while not isinstance(source, Stored):
+        source = getattr(source, "source", None)
+        if source is None:
+            return None
+    return source
+
+
+def stored(numbers: Source, source: Any) -> Source:
+    """Numbers that lie as `source` gives them, as they lie in the checkpoint."""
+    while not isinstance(source, Stored):
+        if isinstance(source, Transposed | Swapped):
+            numbers = transposed(numbers)
+        elif isinstance(source, Interleaved):
+            numbers = Interleaved(numbers, not source.back)
+        source = source.source
+    return numbers
+
+
+def arranged(numbers: Source, source: Any) -> Source:
+    """Numbers that lie as in the checkpoint, as `source` gives them."""
+    if isinstance(source, Stored):
+        return numbers
+    numbers = arranged(numbers, source.source)
+    if isinstance(source, Transposed | Swapped):
+        return transposed(numbers)
+    return Interleaved(numbers, source.back) if isinstance(source, Interleaved) else numbers
