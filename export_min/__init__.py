@@ -127,6 +127,7 @@ def write_manifest(source: Checkpoint, path: Path) -> None:
         "weights": str(source.shards[0].parent),
         "headers": source.headers,
         "config": source.config,
+        "resolved": json.loads(config.to_json_string(use_diff=False)),
         "tied": bool(config.tie_word_embeddings),
         "versions": {name: version(name) for name in LIBRARIES},
     }

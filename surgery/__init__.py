@@ -1,12 +1,12 @@
-"""Raw ONNX graphs of Qwen-VL models to packages for onnxruntime-genai, pass by pass.
+"""Passes on ONNX graphs, and packages of Qwen-VL models for onnxruntime-genai.
 
-from surgery import load
-from surgery.passes.norms.rms_norm import RmsNorm
+from surgery import load, passes as p
 
-raw = load("build/raw/decoder.onnx")
-done = raw.run(RmsNorm())
-print(raw.diff(done))
-done.region("layers.0.self_attn")   # a drawing, in a notebook
+graph = load("X.onnx").run(*p.TIDY, p.RmsNorm(), p.GroupQueryAttention(expect=28))
+graph.save("out")  # out/X.onnx, its weights beside it
+
+The names in `__all__` are the public interface; surgery/docs/interface.md describes them. All
+other modules may change between releases.
 """
 
 from __future__ import annotations
@@ -15,40 +15,44 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from surgery.build import operate
-    from surgery.engine.facts import Facts, Options
-    from surgery.engine.selection import Selection
-    from surgery.graph import Graph, load
-    from surgery.show.report import report
-    from surgery.watch.check_steps import Verify
-    from surgery.watch.dump import Dump
+    from surgery import passes
+    from surgery.answer.runtime import Runtime
+    from surgery.base.errors import UserError
+    from surgery.engine.options import Options
+    from surgery.graph import Graph, Outcome, load
+    from surgery.jobs.apply import apply
+    from surgery.jobs.build import build
+    from surgery.verify import verify_package
     from surgery.watch.explain import explain
 
 HOMES = {
-    "Dump": "surgery.watch.dump",
-    "Facts": "surgery.engine.facts",
     "Graph": "surgery.graph",
-    "Options": "surgery.engine.facts",
-    "Selection": "surgery.engine.selection",
-    "Verify": "surgery.watch.check_steps",
+    "Options": "surgery.engine.options",
+    "Outcome": "surgery.graph",
+    "Runtime": "surgery.answer.runtime",
+    "UserError": "surgery.base.errors",
+    "apply": "surgery.jobs.apply",
+    "build": "surgery.jobs.build",
     "explain": "surgery.watch.explain",
     "load": "surgery.graph",
-    "operate": "surgery.build",
-    "report": "surgery.show.report",
+    "passes": "surgery",
+    "verify_package": "surgery.verify",
 }
-"""Modules are loaded when a name is first asked for, so that `--help` stays quick."""
+"""Where each public name lives. Modules load when a name is first asked for, so that `--help` and
+scripts that need three passes stay quick."""
 
 __all__ = [
-    "Dump",
-    "Facts",
     "Graph",
     "Options",
-    "Selection",
-    "Verify",
+    "Outcome",
+    "Runtime",
+    "UserError",
+    "apply",
+    "build",
     "explain",
     "load",
-    "operate",
-    "report",
+    "passes",
+    "verify_package",
 ]
 
 
@@ -56,4 +60,6 @@ def __getattr__(name: str) -> Any:
     """Load what is asked for."""
     if name not in HOMES:
         raise AttributeError(f"module 'surgery' has no attribute {name!r}")
+    if name == "passes":
+        return importlib.import_module("surgery.passes")
     return getattr(importlib.import_module(HOMES[name]), name)

@@ -1,40 +1,122 @@
-"""Graphs in a notebook: load, run passes, look at a part as text or as a drawing, compare."""
+"""Any ONNX graph: load it, run passes, look at it as text or drawing, compare, save."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx_ir as ir
 
 from surgery.base.errors import UserError
-from surgery.engine import runner
+from surgery.base.staging import check_free, staged
+from surgery.engine.facts import Facts
+from surgery.engine.loading import load_any
+from surgery.engine.options import Options
+from surgery.jobs.apply import RECORD
+from surgery.package.external_data import write_graphs
 from surgery.rewrite import view
-from surgery.rewrite.contract import Pass
+from surgery.rewrite.contract import Pass, PreconditionError
 from surgery.rewrite.copies import copied
+from surgery.rewrite.matcher import Miss
 from surgery.rewrite.scope import scope
 from surgery.show.region import LARGEST, draw
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What a pass did to a graph.
+
+    Attributes:
+        name: name of the pass.
+        sites: number of places where it acted.
+        before: nodes before it, constants not counted.
+        after: nodes after it.
+        misses: places that nearly match, nearest first, as the graph stands after the pass.
+    """
+
+    name: str
+    sites: int
+    before: int
+    after: int
+    misses: tuple[Miss, ...]
+
+    def __str__(self) -> str:
+        """One line."""
+        return f"{self.name}: {self.sites} sites, {self.before} -> {self.after} nodes"
+
+
 class Graph:
-    """A graph to look at; passes give new ones and leave it as it is.
+    """A graph; passes give new ones and leave it as it is.
 
     Args:
         model: the graph.
         names: numbers of values, shared by graphs that come from each other.
+        outcomes: of the passes that it went through.
     """
 
-    def __init__(self, model: ir.Model, names: view.Names | None = None) -> None:
+    def __init__(
+        self,
+        model: ir.Model,
+        names: view.Names | None = None,
+        outcomes: tuple[Outcome, ...] = (),
+    ) -> None:
         self.model = model
         self.names = names or view.Names()
+        self.outcomes = outcomes
         view.text(model, self.names)  # numbers are given in the order of the first graph
 
     def run(self, *passes: Pass) -> Graph:
-        """This graph after some passes."""
+        """This graph after some passes; `outcomes` of the result has an entry for each.
+
+        Raises:
+            PreconditionError: a pass needs another one to run before it.
+            ExpectationError: a pass found another number of sites than its `expect`.
+            PassError: a pass could not do what it promised.
+        """
         model = copied(self.model)
+        outcomes = list(self.outcomes)
         for work in passes:
+            ran = {outcome.name for outcome in outcomes}
+            lacking = [name for name in work.needs if name not in ran]
+            if lacking:
+                raise PreconditionError(
+                    f"{work.name}: needs {', '.join(lacking)} to run before it. "
+                    f"Run surgery.passes.TIDY first."
+                )
+            before = view.size(model)
             work(model)
-        return Graph(model, self.names)
+            misses = tuple(work.near_misses(model))
+            outcomes.append(Outcome(work.name, work.count, before, view.size(model), misses))
+        return Graph(model, self.names, tuple(outcomes))
+
+    def save(self, folder: str | Path, name: str = "", force: bool = False) -> Path:
+        """Write the graph, its weights in a data file beside it.
+
+        The folder appears whole or not at all, and weights are streamed: memory holds a few
+        blocks of rows, whatever their size.
+
+        Args:
+            folder: directory to write.
+            name: file name of the graph; that of the graph itself by default.
+            force: replace an earlier output.
+
+        Returns:
+            The ONNX file.
+
+        Raises:
+            OutputError: the folder is not empty, or cannot be written.
+        """
+        folder = Path(folder)
+        name = name or f"{self.model.graph.name or 'model'}.onnx"
+        check_free(folder, force)
+        ran = [{"pass": outcome.name, "sites": outcome.sites} for outcome in self.outcomes]
+        with staged(folder, force) as stage:
+            write_graphs({name: copied(self.model)}, stage)
+            text = json.dumps({"graphs": {name: ran}}, indent=2) + "\n"
+            (stage / RECORD).write_text(text, encoding="utf-8")
+        return folder / name
 
     def text(self, module: str = "") -> str:
         """Canonical text, of one module if named."""
@@ -106,17 +188,25 @@ class Diff(str):
         return f'<pre style="line-height:1.4;background:#fafbfc">{"".join(lines)}</pre>'
 
 
-def load(path: str | Path, weights: str | Path | None = None) -> Graph:
-    """A graph of a raw export, of a dump or of a package; its weights stay where they are.
+def load(path: str | Path) -> Graph:
+    """A graph that anybody exported, of a raw export, of a dump or of a package.
+
+    Every weight is known, inline, external or huge, and stays where it is. The opset is brought
+    to 23 where that is possible, and unknown shapes are inferred.
 
     Args:
-        path: an ONNX file, or the directory of a raw export with a graph's name below it.
-        weights: folder of its external data; its own by default.
+        path: an ONNX file; its external data lies in its folder, or for a raw export where its
+            manifest.json says.
 
     Raises:
         PackageError: no such file, or no ONNX graph in it.
     """
-    return Graph(runner.load(Path(path), Path(weights) if weights is not None else None))
+    path = Path(path)
+    manifest = path.parent / "manifest.json"
+    exported = manifest.is_file() and path.name in ("vision.onnx", "embedding.onnx", "decoder.onnx")
+    model = load_any(path, Facts.load(path.parent, Options()).weights if exported else None)
+    model.graph.name = path.stem
+    return Graph(model)
 
 
 def within(path: str, module: str) -> bool:

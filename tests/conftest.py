@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["graph_fixtures"]
+
 TESTS = Path(__file__).parent
 CASES = ("case", "deep", "built")
 """Parameters of end to end tests that name a configuration."""

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import argparse
 
-from surgery.engine.facts import Options
-from surgery.engine.recipes_generic import GENERIC
+from surgery.engine.options import Options
+from surgery.engine.recipes.generic import GENERIC
 from surgery.engine.targets import TARGETS
-
-DEFAULT = Options(text_precision="fp32")
+from surgery.jobs.apply import DEFAULT
 
 
 def configure(p: argparse.ArgumentParser) -> None:
@@ -51,7 +50,7 @@ def configure(p: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Apply and write."""
-    from surgery.apply import apply
+    from surgery.jobs.apply import apply
 
     choices = Options(
         text_precision=args.text_precision,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from surgery.base.console import console
 from surgery.base.errors import UserError
-from surgery.engine.facts import Options
+from surgery.engine.options import Options
 from surgery.engine.runner import Watcher
 from surgery.engine.selection import Selection
 from surgery.engine.targets import TARGETS
@@ -42,7 +42,11 @@ def add_watching(p: argparse.ArgumentParser) -> None:
     """Options that look at the graphs between the passes; they change nothing."""
     group = p.add_argument_group("watching", "What is watched is what ships.")
     group.add_argument("--dump", metavar="DIR", help="write each step as .txt and .onnx")
-    group.add_argument("--verify", action="store_true", help="run each step against the one before")
+    group.add_argument(
+        "--check-steps",
+        action="store_true",
+        help="run each step in onnxruntime and compare it with the one before",
+    )
     group.add_argument(
         "--dump-weights",
         choices=("link", "copy", "zeros"),
@@ -146,15 +150,15 @@ def selection(args: argparse.Namespace) -> Selection:
 
 def watchers(args: argparse.Namespace) -> list[Watcher]:
     """The chosen watchers; a dump comes first, so that it holds a step that fails."""
-    from surgery.watch.check_steps import Verify
+    from surgery.watch.check_steps import CheckSteps
     from surgery.watch.dump import Dump
     from surgery.watch.store import Weights
 
     chosen: list[Watcher] = []
     if args.dump:
         chosen.append(Dump(Path(args.dump), Weights(args.dump_weights)))
-    if args.verify:
-        chosen.append(Verify())
+    if args.check_steps:
+        chosen.append(CheckSteps())
     return chosen
 
 
@@ -177,8 +181,8 @@ def main(args: argparse.Namespace) -> int:
 
 def work(args: argparse.Namespace) -> dict[str, object]:
     """Run; returns what `--json` prints."""
-    from surgery import build as job
     from surgery.engine.facts import Facts
+    from surgery.jobs import build as job
     from surgery.watch.results import Results
 
     results = Results()

@@ -20,16 +20,20 @@ def configure(p: argparse.ArgumentParser) -> None:
     p.add_argument("dir", metavar="DIR", nargs="?", default=FOLDER, help=f"default: {FOLDER}")
     p.add_argument("-i", "--input", default="build/raw", help="raw export (default: %(default)s)")
     p.add_argument("--again", action="store_true", help="run even where there is a dump")
-    p.add_argument("--verify", action="store_true", help="run each step against the one before")
+    p.add_argument(
+        "--check-steps",
+        action="store_true",
+        help="run each step in onnxruntime and compare it with the one before",
+    )
     add_options(p)
 
 
 def main(args: argparse.Namespace) -> int:
     """Dump where needed, then draw."""
-    from surgery.build import operate
     from surgery.engine.runner import Watcher
+    from surgery.jobs.build import operate
     from surgery.show.report import report
-    from surgery.watch.check_steps import Verify
+    from surgery.watch.check_steps import CheckSteps
     from surgery.watch.dump import RUN, Dump
     from surgery.watch.store import Weights
 
@@ -37,6 +41,6 @@ def main(args: argparse.Namespace) -> int:
     if args.again or not (folder / RUN).is_file():
         facts = Facts.load(Path(args.input), options(args))
         watchers: list[Watcher] = [Dump(folder, Weights.ZEROS)]
-        operate(facts, watchers=[*watchers, Verify()] if args.verify else watchers)
+        operate(facts, watchers=[*watchers, CheckSteps()] if args.check_steps else watchers)
     console.print(f"wrote {report(folder)}", markup=False)
     return 0

@@ -30,9 +30,9 @@ def main(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.markup import escape
 
-    from surgery.verify import verify
+    from surgery.verify import verify_package
 
-    report = verify(args.package, args.checkpoint, args.cache_dir, args.revision)
+    report = verify_package(args.package, args.checkpoint, args.cache_dir, args.revision)
     out = Console(highlight=False, soft_wrap=True)
     for group, findings in report.findings.items():
         out.print(f"[bold]{group}[/]")

@@ -1,64 +1,45 @@
-"""What a run knows before it starts: the checkpoint's numbers and the user's choices."""
+"""What a run knows of a checkpoint before it starts, read from the manifest of a raw export."""
 
 from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 
-import quant
 from surgery.base.errors import PackageError, UserError
+from surgery.base.pictures import LONGEST_ASPECT
 from surgery.base.shards import header_digest
-from surgery.engine.families import FAMILIES, Family
-from surgery.engine.targets import TARGETS, Target
+from surgery.engine.families import TRAITS, Traits
+from surgery.engine.options import Options, Settings
 
-DTYPES = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16}
 TABLE = "model.language_model.embed_tokens.weight"
 """The embedding table, which is the head too where the checkpoint ties them."""
 HEAD_BLOCK = 128
 """Weights that share a scale in a head of 8 bits."""
-ROUTER = ".mlp.gate.weight"
-"""How the weights end that choose experts: a rounded one would choose others."""
-LONGEST_ASPECT = 200
-"""Sides of a picture differ by this factor at most (`smart_resize` in transformers)."""
 
-MANIFEST = ("source", "checkpoint", "weights", "headers", "config", "tied")
-"""What a raw export says of itself."""
+MANIFEST = ("source", "checkpoint", "weights", "headers", "config", "resolved", "tied")
+"""Keys that the manifest of a raw export must have."""
 
 
 @dataclass(frozen=True)
-class Options:
-    """The user's choices; names as on the command line."""
+class Facts(Settings):
+    """A raw export and the options of a run.
 
-    precision: str = "fp32"
-    text_precision: str = "int4"
-    execution_provider: str = "cpu"
-    image_size: int | None = None
-    max_length: int = 32768
-    block_size: int = 32
-    symmetric: bool = True
-    head_bits: int = 8
-    hidden_states: bool = False
-    strip: bool = False
+    Numbers of the model are those that transformers resolved at the export: the manifest holds
+    config.json with every default filled in.
 
-    def __post_init__(self) -> None:
-        """Refuse what means nothing."""
-        if self.max_length < 2:
-            raise UserError(f"--max-length {self.max_length}: must hold a prompt and an answer.")
-
-
-@dataclass(frozen=True)
-class Facts:
-    """A raw export and the options of a run."""
+    Attributes:
+        raw: the directory of the export.
+        manifest: its manifest.json.
+    """
 
     raw: Path
     manifest: dict[str, Any]
-    options: Options = field(default_factory=Options)
 
     @classmethod
     def load(cls, raw: Path, options: Options) -> Facts:
@@ -80,7 +61,7 @@ class Facts:
         lacking = [key for key in MANIFEST if not isinstance(manifest, dict) or key not in manifest]
         if lacking:
             raise PackageError(f"{path}: no {lacking[0]!r}. Run python -m export_min again.")
-        facts = cls(raw, manifest, options)
+        facts = cls(raw, manifest, options=options)
         if not facts.target.runs("GroupQueryAttention", facts.text_dtype):
             raise UserError(
                 f"-e {facts.target.name} -t {options.text_precision}: {facts.target.provider} has "
@@ -99,35 +80,30 @@ class Facts:
                 raise PackageError(f"{shard}: is gone since the export; the weights lie there.")
             if header_digest(shard) != digest:
                 raise PackageError(f"{shard}: changed since the export. Export again.")
-        if self.read("config.json") != self.config:
+        if self.read("config.json") != self.manifest["config"]:
             raise PackageError(
                 f"{self.checkpoint / 'config.json'}: changed since the export. Export again."
             )
 
     @property
-    def target(self) -> Target:
-        """The execution provider."""
-        return TARGETS[self.options.execution_provider]
-
-    @property
     def config(self) -> dict[str, Any]:
-        """config.json of the checkpoint."""
-        return self.manifest["config"]  # type: ignore[no-any-return]
-
-    @property
-    def family(self) -> Family:
-        """What sets the checkpoint's family apart."""
-        return FAMILIES[self.config["model_type"]]
+        """config.json of the checkpoint with the defaults of transformers filled in."""
+        return self.manifest["resolved"]  # type: ignore[no-any-return]
 
     @property
     def text(self) -> dict[str, Any]:
-        """The text part of the configuration; older checkpoints keep it on the top level."""
-        return self.config.get("text_config") or self.config
+        """The text part of the configuration."""
+        return self.config["text_config"]  # type: ignore[no-any-return]
 
     @property
     def vision(self) -> dict[str, Any]:
         """The vision part of the configuration."""
         return self.config["vision_config"]  # type: ignore[no-any-return]
+
+    @property
+    def traits(self) -> Traits:
+        """What sets the checkpoint's family apart."""
+        return TRAITS[self.config["model_type"]]
 
     @property
     def checkpoint(self) -> Path:
@@ -147,10 +123,10 @@ class Facts:
     @cached_property
     def experts(self) -> int:
         """Decoder layers with a mixture of experts."""
-        if not self.family.experts:
+        if not self.traits.experts:
             return 0
-        plain, step = self.text.get("mlp_only_layers") or (), self.text.get("decoder_sparse_step")
-        return sum(i not in plain and (i + 1) % (step or 1) == 0 for i in range(self.layers))
+        plain, step = self.text["mlp_only_layers"], self.text["decoder_sparse_step"]
+        return sum(i not in plain and (i + 1) % step == 0 for i in range(self.layers))
 
     @property
     def fused_experts(self) -> int:
@@ -179,13 +155,12 @@ class Facts:
     @property
     def gates(self) -> int:
         """Vision blocks with an activation that `Sigmoid` makes."""
-        act = self.vision.get("hidden_act", self.family.tower_act)
-        return self.depth if act in ("silu", "quick_gelu") else 0
+        return self.depth if self.vision["hidden_act"] in ("silu", "quick_gelu") else 0
 
     @property
     def rms_tower(self) -> bool:
         """Whether the vision tower has RMS norms."""
-        return self.family.tower_norm == "rms"
+        return self.traits.tower_norm == "rms"
 
     @property
     def merge(self) -> int:
@@ -200,7 +175,7 @@ class Facts:
     @property
     def kv_heads(self) -> int:
         """Key and value heads."""
-        return int(self.text.get("num_key_value_heads") or self.heads)
+        return int(self.text["num_key_value_heads"])
 
     @property
     def head_dim(self) -> int:
@@ -213,24 +188,9 @@ class Facts:
         return bool(self.manifest["tied"])
 
     @property
-    def quantized(self) -> bool:
-        """Whether the decoder's weights are quantized."""
-        return self.options.text_precision == "int4"
-
-    @property
-    def vision_dtype(self) -> ir.DataType:
-        """Activations of the vision and embedding graphs."""
-        return DTYPES[self.options.precision]
-
-    @property
     def late_cast(self) -> bool:
         """Whether the vision tower keeps its weights as stored: on a CPU that casts them itself."""
         return self.target.options is None and self.vision_dtype == ir.DataType.FLOAT
-
-    @property
-    def text_dtype(self) -> ir.DataType:
-        """Activations of the decoder."""
-        return self.target.compute if self.quantized else DTYPES[self.options.text_precision]
 
     @cached_property
     def preprocessor(self) -> dict[str, Any]:
@@ -287,10 +247,6 @@ class Facts:
         assert self.grid is not None
         return self.grid
 
-    def half_op(self, op: str) -> bool:
-        """Whether the provider computes an op in float16."""
-        return self.target.runs(op, ir.DataType.FLOAT16)
-
     @property
     def shares_table(self) -> bool:
         """Whether the embedding graph and the head read the same bytes.
@@ -313,15 +269,6 @@ class Facts:
     def is_head(self, name: str) -> bool:
         """Whether a weight of the decoder is the head."""
         return name in ("lm_head.weight", TABLE)
-
-    def format(self, name: str) -> quant.BlockFormat | None:
-        """How a weight of the decoder, or the table shared with it, is quantized."""
-        if not self.quantized or name.endswith(ROUTER):
-            return None
-        if not self.is_head(name):
-            return quant.BlockFormat(4, self.options.block_size, self.options.symmetric)
-        bits = self.options.head_bits
-        return quant.BlockFormat(bits, self.head_block, self.options.symmetric)
 
     @property
     def head_block(self) -> int:

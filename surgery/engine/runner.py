@@ -6,15 +6,13 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import onnx_ir as ir
 
-from surgery.base.errors import PackageError
 from surgery.engine.facts import Facts
-from surgery.engine.recipes import Recipe, Step
 from surgery.engine.selection import EVERYTHING, Selection
+from surgery.engine.step import Recipe, S, Step
 from surgery.rewrite import view
 from surgery.rewrite.contract import ExpectationError, Pass
 
@@ -46,7 +44,7 @@ class Record:
     after: int
     deltas: Counter[str]
     seconds: float
-    step: Step = field(repr=False)
+    step: Step[Any] = field(repr=False)
     notes: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -60,7 +58,7 @@ class Record:
         words = " ".join(f"{n:+d} {op.split('::')[-1]}" for op, n in changes if n)
         wanted = "" if self.met else f"(expected {self.expected}; passes before it were left out) "
         return (
-            f"{self.graph:<9} {self.name:<16} {self.sites:>4} sites "
+            f"{self.graph:<9} {self.name:<24} {self.sites:>4} sites "
             f"{self.before:>5} -> {self.after:<5} {self.seconds:5.2f} s  {wanted}{words}"
         )
 
@@ -78,29 +76,8 @@ class Watcher(Protocol):
         """The last graph is done."""
 
 
-def load(path: Path, weights: Path | None = None) -> ir.Model:
-    """Load a graph; its weights stay where they are.
-
-    Args:
-        path: an ONNX file.
-        weights: folder of its external data; its own by default.
-
-    Raises:
-        PackageError: no such file, or no ONNX graph in it.
-    """
-    try:
-        model = ir.load(path)
-    except FileNotFoundError as e:
-        raise PackageError(f"{path}: no such file.") from e
-    except Exception as e:  # protobuf raises its own kinds
-        raise PackageError(f"{path}: no ONNX graph: {e}.") from e
-    for graph in model.graphs():
-        ir.external_data.set_base_dir(graph, weights or path.parent)
-    return model
-
-
 def run(
-    name: str, model: ir.Model, recipe: Recipe, facts: Facts, selection: Selection = EVERYTHING
+    name: str, model: ir.Model, recipe: Recipe[S], settings: S, selection: Selection = EVERYTHING
 ) -> Iterator[Record]:
     """Apply a recipe in place, yielding a record after each pass.
 
@@ -113,14 +90,14 @@ def run(
     """
     index = 0
     for step, gap in selection.steps(recipe):
-        if not step.when(facts):
+        if not step.when(settings):
             continue
-        work = step.make(facts)
+        work = step.make(settings)
         before, start = view.histogram(model), time.perf_counter()
         work(model)
         seconds = time.perf_counter() - start
         after = view.histogram(model)
-        expected = None if step.expect is None else step.expect(facts)
+        expected = step.expected(settings)
         if expected is not None and work.count != expected and not gap:
             raise missed(name, model, work, expected)
         deltas = Counter(after)
@@ -143,7 +120,7 @@ def run(
 def watched(
     name: str,
     model: ir.Model,
-    recipe: Recipe,
+    recipe: Recipe[Facts],
     facts: Facts,
     selection: Selection = EVERYTHING,
     watchers: Sequence[Watcher] = (),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from surgery.base.errors import UserError
-from surgery.engine.recipes import RECIPES, Recipe, Step
+from surgery.engine.recipes.qwen_vl import RECIPES
+from surgery.engine.step import Recipe, S, Step
 from surgery.rewrite.contract import Pass
 
 
@@ -66,11 +67,11 @@ class Selection:
             if not wanted or wanted.intersection(names(RECIPES[name]))
         ]
 
-    def steps(self, recipe: Recipe) -> Iterator[tuple[Step, bool]]:
+    def steps(self, recipe: Recipe[S]) -> Iterator[tuple[Step[S], bool]]:
         """The steps to run, and whether a step before each was left out."""
         gap = False
         for step in recipe:
-            name = pass_of(step).name
+            name = step.work.name
             if name in self.skip or (self.only and name not in self.only):
                 gap = True
                 continue
@@ -83,21 +84,14 @@ EVERYTHING = Selection()
 """The run that makes a package."""
 
 
-def pass_of(step: Step) -> type[Pass]:
-    """The class that a step makes, known without any facts."""
-    named = inspect.getclosurevars(step.make).globals.values()
-    return next(v for v in named if inspect.isclass(v) and issubclass(v, Pass))
-
-
-def names(recipe: Recipe) -> list[str]:
+def names(recipe: Recipe[Any]) -> list[str]:
     """The names of a recipe's passes, in order."""
-    return [pass_of(step).name for step in recipe]
+    return [step.work.name for step in recipe]
 
 
-def passes(recipes: Mapping[str, Recipe] = RECIPES) -> dict[str, type[Pass]]:
+def passes(recipes: Mapping[str, Recipe[Any]] = RECIPES) -> dict[str, type[Pass]]:
     """Every pass of some recipes by name, in the order of their first appearance."""
-    steps = (step for recipe in recipes.values() for step in recipe)
-    return {made.name: made for made in map(pass_of, steps)}
+    return {step.work.name: step.work for recipe in recipes.values() for step in recipe}
 
 
 def known(option: str, word: str, words: Mapping[str, object] | Iterable[str]) -> str:

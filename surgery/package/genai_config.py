@@ -42,7 +42,7 @@ SAMPLING = ("do_sample", "temperature", "top_k", "top_p", "repetition_penalty")
 
 def filenames(facts: Facts) -> dict[str, str]:
     """The file of each graph: qwen3vl-vision.onnx, qwen3vl-embedding.onnx, model.onnx."""
-    family = facts.family.runtime.replace("_", "")
+    family = facts.traits.runtime.replace("_", "")
     beside = {part: f"{family}-{part}.onnx" for part in ("vision", "embedding")}
     return {**beside, "decoder": DECODER}
 
@@ -79,7 +79,7 @@ def genai_config(facts: Facts) -> dict[str, Any]:
     config = facts.config
     return {
         "model": {
-            "type": facts.family.runtime,
+            "type": facts.traits.runtime,
             "vocab_size": int(facts.text["vocab_size"]),
             "context_length": length,
             "bos_token_id": first(facts, "bos_token_id", ends[0]),

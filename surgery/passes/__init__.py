@@ -1,1 +1,111 @@
-"""The passes, one a module; the module of a pass has its name."""
+"""The passes, one a file, in folders by subject; import them from here.
+
+`TIDY` is what the others start from: run it first on a graph that some exporter wrote.
+"""
+
+from surgery.passes.attention.attention import Attention
+from surgery.passes.attention.group_query_attention import GroupQueryAttention
+from surgery.passes.attention.multi_head_attention import MultiHeadAttention
+from surgery.passes.attention.packed_attention import PackedAttention
+from surgery.passes.attention.plain_attention import PlainAttention
+from surgery.passes.attention.qkv_split import QkvSplit
+from surgery.passes.mlp.gelu import Gelu
+from surgery.passes.mlp.layer_scale import LayerScale
+from surgery.passes.mlp.mixture_of_experts import MixtureOfExperts
+from surgery.passes.mlp.silu import Silu
+from surgery.passes.norms.head_norm import HeadNorm
+from surgery.passes.norms.layer_norm import LayerNorm
+from surgery.passes.norms.rms_norm import RmsNorm
+from surgery.passes.norms.skip_layer_norm import SkipLayerNorm
+from surgery.passes.norms.skip_rms_norm import SkipRmsNorm
+from surgery.passes.outputs.hidden_states import HiddenStates
+from surgery.passes.outputs.last_logits import LastLogits
+from surgery.passes.quantized.gather_nbits import GatherNBits
+from surgery.passes.quantized.matmul_nbits import MatMulNBits
+from surgery.passes.quantized.mixture_of_experts_nbits import MixtureOfExpertsNBits
+from surgery.passes.rotary.freq_table import FreqTable
+from surgery.passes.rotary.half_angles import HalfAngles
+from surgery.passes.rotary.late_repeat import LateRepeat
+from surgery.passes.rotary.multimodal_rotary import MultimodalRotary
+from surgery.passes.rotary.rotary import Rotary
+from surgery.passes.tidy.dims import Dims
+from surgery.passes.tidy.fold import Fold
+from surgery.passes.tidy.noop import Noop
+from surgery.passes.tidy.opset import Opset
+from surgery.passes.tidy.reshape_chain import ReshapeChain
+from surgery.passes.tidy.slices import Slices
+from surgery.passes.tidy.static_reshape import StaticReshape
+from surgery.passes.vision.deepstack import DeepStack
+from surgery.passes.vision.feature_concat import FeatureConcat
+from surgery.passes.vision.feature_gather import FeatureGather
+from surgery.passes.vision.fixed_grid import FixedGrid
+from surgery.passes.vision.patch_embed import PatchEmbed
+from surgery.passes.vision.zero_bias import ZeroBias
+from surgery.passes.weights.fused_transpose import FusedTranspose
+from surgery.passes.weights.half import Half
+from surgery.passes.weights.late_cast import LateCast
+from surgery.passes.weights.table_cast import TableCast
+from surgery.passes.weights.weight_cast import WeightCast
+from surgery.passes.weights.weight_shift import WeightShift
+from surgery.passes.weights.weight_transpose import WeightTranspose
+from surgery.rewrite.contract import Pass
+
+TIDY: tuple[Pass, ...] = (
+    Dims({"past + sequence": "total"}),
+    Fold(),
+    Dims({"past + sequence": "total"}),
+    Noop(),
+    WeightCast(),
+    StaticReshape(),
+    ZeroBias(),
+)
+"""Brings a graph into the form that the other passes match."""
+
+__all__ = [
+    "TIDY",
+    "Attention",
+    "DeepStack",
+    "Dims",
+    "FeatureConcat",
+    "FeatureGather",
+    "FixedGrid",
+    "Fold",
+    "FreqTable",
+    "FusedTranspose",
+    "GatherNBits",
+    "Gelu",
+    "GroupQueryAttention",
+    "Half",
+    "HalfAngles",
+    "HeadNorm",
+    "HiddenStates",
+    "LastLogits",
+    "LateCast",
+    "LateRepeat",
+    "LayerNorm",
+    "LayerScale",
+    "MatMulNBits",
+    "MixtureOfExperts",
+    "MixtureOfExpertsNBits",
+    "MultiHeadAttention",
+    "MultimodalRotary",
+    "Noop",
+    "Opset",
+    "PackedAttention",
+    "PatchEmbed",
+    "PlainAttention",
+    "QkvSplit",
+    "ReshapeChain",
+    "RmsNorm",
+    "Rotary",
+    "Silu",
+    "SkipLayerNorm",
+    "SkipRmsNorm",
+    "Slices",
+    "StaticReshape",
+    "TableCast",
+    "WeightCast",
+    "WeightShift",
+    "WeightTranspose",
+    "ZeroBias",
+]

@@ -35,7 +35,11 @@ class PostconditionError(PassError):
 
 
 class ExpectationError(PassError):
-    """A recipe expected another number of sites."""
+    """Another number of sites was expected."""
+
+
+class PreconditionError(PassError):
+    """A pass runs on a graph that an earlier pass has not prepared."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +57,19 @@ class Pass(ir.passes.InPlacePass, abc.ABC):
 
     name: ClassVar[str]
     """The word on the command line; the module of the pass has the same name."""
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Names of passes that have to run before this one on a graph that an exporter wrote."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, expect: int | None = None) -> None:
+        """Set what is expected.
+
+        Args:
+            expect: number of sites that the pass must find; None for any number.
+        """
         super().__init__()
+        self.expect = expect
         self.count = 0
+        """Sites of the last call."""
 
     @abc.abstractmethod
     def sites(self, model: ir.Model) -> list[Site]:
@@ -71,8 +84,19 @@ class Pass(ir.passes.InPlacePass, abc.ABC):
         return []
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Apply, then check that no site is left."""
+        """Apply, then check the number of sites and that none is left.
+
+        Raises:
+            ExpectationError: another number of sites than expected.
+            PostconditionError: sites are left.
+        """
         self.count = self.apply(model)
+        if self.expect is not None and self.count != self.expect:
+            misses = self.near_misses(model)
+            nearest = f" Nearest miss: {misses[0]}." if misses else ""
+            raise ExpectationError(
+                f"{self.name}: {self.count} sites, expected {self.expect}.{nearest}"
+            )
         left = self.sites(model)
         if left:
             raise PostconditionError(
@@ -92,6 +116,13 @@ class NodePass(Pass, Generic[T]):
 
     anchors: ClassVar[tuple[str, ...]]
     """Op types that a match starts from."""
+
+    def forget(self) -> None:
+        """Drop what an earlier call learnt of a graph; passes that remember something override it.
+
+        It is called before a graph is looked at and after it was rewritten, so that a verdict on a
+        graph is never older than the call that asks for it.
+        """
 
     @abc.abstractmethod
     def match(self, node: ir.Node, m: Matcher) -> T:
@@ -113,6 +144,7 @@ class NodePass(Pass, Generic[T]):
 
     def sites(self, model: ir.Model) -> list[Site]:
         """Anchors that match."""
+        self.forget()
         return [
             Site(place(node), node.op_type)
             for node, found in self.scan(model)
@@ -121,11 +153,13 @@ class NodePass(Pass, Generic[T]):
 
     def near_misses(self, model: ir.Model) -> list[Miss]:
         """Anchors that matched at least one condition, farthest first."""
+        self.forget()
         misses = [f for _, f in self.scan(model) if isinstance(f, Miss) and f.depth > 0]
         return sorted(misses, key=lambda miss: -miss.depth)
 
     def apply(self, model: ir.Model) -> int:
         """Rewrite site after site, each matched anew: one rewrite may rename another's inputs."""
+        self.forget()
         nodes = [node for node, found in self.scan(model) if not isinstance(found, Miss)]
         taken = names(model)
         for node in nodes:
@@ -136,6 +170,7 @@ class NodePass(Pass, Generic[T]):
             self.rewrite(node, found, Builder(self.name, node, taken))
         if nodes:
             prune(model)
+        self.forget()
         return len(nodes)
 
 

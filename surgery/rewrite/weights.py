@@ -68,6 +68,22 @@ class Stored:
         return (self.mapped[start:stop],)
 
 
+@dataclass(frozen=True, eq=False)
+class Inline:
+    """A weight that lies inside the graph's own file; two of them are never the same source."""
+
+    tensor: ir.TensorProtocol
+
+    @property
+    def parts(self) -> tuple[tuple[ir.DataType, Shape], ...]:
+        """The array."""
+        return ((self.tensor.dtype, tuple(self.tensor.shape.numpy())),)
+
+    def read(self, start: int, stop: int) -> tuple[Array, ...]:
+        """A view of the rows."""
+        return (np.asarray(self.tensor.numpy())[start:stop],)
+
+
 @dataclass(frozen=True)
 class Cast:
     """A source in another float dtype."""

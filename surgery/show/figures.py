@@ -31,7 +31,7 @@ def chips(data: dict[str, Any], total: int) -> Iterator[dict[str, str]]:
         yield {"kind": "", "text": f"{data['nodes_before']} → {data['nodes_after']} nodes"}
         yield {"kind": "", "text": milliseconds(data["seconds"])}
     yield {"kind": "", "text": f"{size(total)} of weights"}
-    verdict = check(data.get("verify"))
+    verdict = check(data.get("check"))
     if verdict is not None:
         yield {"kind": "ok" if verdict["ok"] else "bad", "text": verdict["long"]}
 
@@ -44,11 +44,11 @@ def check(found: dict[str, Any] | None) -> dict[str, Any] | None:
         return {
             "ok": True,
             "short": "with next",
-            "long": f"verified with the next: {found['skipped']}",
+            "long": f"checked with the next: {found['skipped']}",
         }
     ok = found["relative"] <= found["tolerance"]
     if found["absolute"] == 0:
-        return {"ok": ok, "short": "same bits", "long": "verified: the same bits"}
+        return {"ok": ok, "short": "same bits", "long": "checked: the same bits"}
     against = ", against unpacked weights" if found["unpacked"] else ""
     long = (
         f"{found['output']} off by {found['absolute']:.1e}, relative {found['relative']:.1e}, "

@@ -11,7 +11,7 @@ import jinja2
 import onnx_ir as ir
 
 from surgery.base.errors import PackageError
-from surgery.engine import runner
+from surgery.engine import loading
 from surgery.engine.selection import passes
 from surgery.show import step_page as picture
 from surgery.show.changes import Group, changes
@@ -35,7 +35,7 @@ class Stage:
         """Read a step."""
         stem = data["stem"]
         text = (folder / f"{stem}.txt").read_text(encoding="utf-8")
-        return cls(data, runner.load(folder / f"{stem}.onnx"), text)
+        return cls(data, loading.load(folder / f"{stem}.onnx"), text)
 
 
 def report(folder: Path) -> Path:
@@ -94,7 +94,10 @@ def read_graph(
         index += [entry for group in groups for entry in entries(group, step)]
         before = stage
     biggest = max(steps[1:] or steps, key=lambda s: len(s["drawings"]) and s["sites"])
-    home = next((s["id"] for s in steps if s["name"] in ("gqa", "packed_attention")), biggest["id"])
+    home = next(
+        (s["id"] for s in steps if s["name"] in ("group_query_attention", "packed_attention")),
+        biggest["id"],
+    )
     return {"name": name, "steps": steps, "home": home}, index
 
 
@@ -133,14 +136,14 @@ def subtitle(run: dict[str, Any]) -> str:
     stages = [stage for stages in run["graphs"].values() for stage in stages]
     first = sum(s[1]["nodes_before"] for s in run["graphs"].values() if len(s) > 1)
     last = sum(s[-1]["nodes_after"] for s in run["graphs"].values() if len(s) > 1)
-    checks = [s["verify"] for s in stages if s.get("verify", {}).get("relative") is not None]
+    checks = [s["check"] for s in stages if s.get("check", {}).get("relative") is not None]
     parts = [
         f"{options.get('execution_provider')}, {options.get('text_precision')}",
         f"{first:,} → {last:,} nodes in {sum(s.get('seconds', 0) for s in stages):.1f} s",
     ]
     if checks:
         worst = max(check["relative"] for check in checks)
-        parts.append(f"{len(checks)} steps verified, largest relative difference {short(worst)}")
+        parts.append(f"{len(checks)} steps checked, largest relative difference {short(worst)}")
     return "  ·  ".join(parts)
 
 

@@ -53,7 +53,7 @@ def step(
         "weight_bar": round(100 * total / scale.weights),
         "size": size(total),
         "time": milliseconds(data["seconds"]) if "seconds" in data else "",
-        "check": check(data.get("verify")),
+        "check": check(data.get("check")),
         "chips": list(chips(data, total)),
         "ops": list(ops(view.histogram(model), data.get("deltas", {}))),
         "weights": [

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from surgery.engine.recipes import RECIPES
-from surgery.engine.recipes_generic import GENERIC
+from surgery.engine.recipes.generic import GENERIC
+from surgery.engine.recipes.qwen_vl import RECIPES
 from surgery.engine.selection import names, passes
 from surgery.rewrite.contract import FIELDS
 

@@ -18,7 +18,7 @@ from surgery.verify.logits import check_logits
 from surgery.verify.opened import Opened
 from surgery.verify.runtime import check_runtime
 
-__all__ = ["Finding", "Report", "verify"]
+__all__ = ["Finding", "Report", "verify_package"]
 
 Group = Callable[[Opened], Iterator[Finding]]
 
@@ -43,7 +43,7 @@ class Report:
         return not any(f.problem for found in self.findings.values() for f in found)
 
 
-def verify(
+def verify_package(
     folder: str | Path,
     checkpoint: str | Path | None = None,
     cache_dir: str | None = None,

@@ -9,7 +9,7 @@ from typing import Any
 import onnx_ir as ir
 
 from surgery.answer.runtime import read_json
-from surgery.engine import runner
+from surgery.engine import loading
 
 PARTS = ("vision", "embedding", "decoder")
 INT4 = "int4"
@@ -40,7 +40,7 @@ class Opened:
     @cached_property
     def graphs(self) -> dict[str, ir.Model]:
         """The three graphs by part."""
-        return {part: runner.load(self.path(part)) for part in PARTS}
+        return {part: loading.load(self.path(part)) for part in PARTS}
 
     def path(self, part: str) -> Path:
         """File of a graph."""

@@ -36,11 +36,11 @@ LOOSER = {
 """Passes that round on purpose, with what that may cost."""
 
 
-class VerificationError(UserError):
+class StepError(UserError):
     """A pass changed what the graph computes."""
 
 
-class Verify:
+class CheckSteps:
     """Runs each step of a run against the one before.
 
     Args:
@@ -74,7 +74,7 @@ class Verify:
         the next pass, which is then compared with the last graph that ran.
 
         Raises:
-            VerificationError: the difference is above the tolerance of the pass.
+            StepError: the difference is above the tolerance of the pass.
         """
         if self.cut:
             self.model = copied(self.model)
@@ -86,18 +86,18 @@ class Verify:
             answers = self.answers(self.load(self.model, f"{record.index}"))
         except (NotImplemented, InvalidGraph, Fail) as e:
             reason = " ".join(str(e).split(" failed:")[-1].split())
-            record.notes["verify"] = {"skipped": reason}
-            return "verified with the next: onnxruntime does not load this graph on a CPU"
+            record.notes["check"] = {"skipped": reason}
+            return "checked with the next: onnxruntime does not load this graph on a CPU"
         unpacked = reference(self.base, self.model)
         if unpacked is not None:
             self.known = self.answers(self.load(unpacked, f"{record.index}_unpacked"))
         worst = max(self.compare(answers), key=lambda d: d.relative)
         tolerance = max(LOOSER.get(name, TOLERANCE) for name in self.pending)
         figures = asdict(worst) | {"tolerance": tolerance, "cut": self.cut, "of": self.pending}
-        record.notes["verify"] = figures | {"unpacked": unpacked is not None}
+        record.notes["check"] = figures | {"unpacked": unpacked is not None}
         if worst.relative > tolerance:
             saved = self.save(record, unpacked or self.base)
-            raise VerificationError(failure(record, worst, tolerance, saved))
+            raise StepError(failure(record, worst, tolerance, saved))
         self.known, self.base, self.pending = answers, self.model, []
         return words(worst, self.cut, unpacked is not None)
 
@@ -111,7 +111,7 @@ class Verify:
         """Say which passes at the end of a graph no run has covered."""
         if self.pending:
             passes = ", ".join(self.pending)
-            console.print(f"not verified in the {self.name} graph: {passes}", markup=False)
+            console.print(f"not checked in the {self.name} graph: {passes}", markup=False)
         self.pending = []
 
     def load(self, model: ir.Model, name: str) -> Runner:
@@ -145,9 +145,9 @@ def words(worst: Difference, cut: str, unpacked: bool) -> str:
     against = " from its unpacked weights" if unpacked else ""
     where = f" ({cut})" if cut else ""
     if worst.absolute == 0:
-        return f"verified: same bits{against}{where}"
+        return f"checked: same bits{against}{where}"
     return (
-        f"verified: {worst.output} off by {worst.absolute:.1e}, "
+        f"checked: {worst.output} off by {worst.absolute:.1e}, "
         f"relative {worst.relative:.1e}{against}{where}"
     )
 

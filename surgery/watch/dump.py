@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from surgery.base.errors import OutputError
 from surgery.engine.facts import Facts
-from surgery.engine.recipes import RECIPES
+from surgery.engine.recipes.qwen_vl import RECIPES
 from surgery.engine.runner import Record
 from surgery.rewrite import view
 from surgery.rewrite.contract import Pass

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx_ir as ir
 
-from surgery import apply as foreign
 from surgery.base.errors import UserError
 from surgery.engine import runner
-from surgery.engine.facts import Facts, Options
-from surgery.engine.recipes import RECIPES, Recipe
-from surgery.engine.recipes_generic import GENERIC
-from surgery.engine.selection import Selection, known, names, pass_of, passes
+from surgery.engine.facts import Facts
+from surgery.engine.loading import graph_files, load, load_any
+from surgery.engine.options import Options, Settings
+from surgery.engine.recipes.generic import GENERIC
+from surgery.engine.recipes.qwen_vl import RECIPES
+from surgery.engine.selection import Selection, known, names, passes
+from surgery.engine.step import Recipe, S
+from surgery.match.logits import head_weights
 from surgery.rewrite.contract import Site
 from surgery.rewrite.matcher import Miss
 from surgery.rewrite.scope import place
@@ -78,14 +80,14 @@ def explain_foreign(
     steps = GENERIC[known("--recipe", recipe, GENERIC)]
     if name not in names(steps):
         raise UserError(f"{name}: no pass of the {recipe} recipe.")
-    paths = {path.stem: path for path in foreign.graphs(source)}
+    paths = {path.stem: path for path in graph_files(source)}
     if graph is not None:
         paths = {graph: paths[known("--graph", graph, paths)]}
     found: list[Explanation] = []
     for stem, path in paths.items():
-        with tempfile.TemporaryDirectory() as spill:
-            model = foreign.load(path, Path(spill))
-            found += walk(name, stem, model, steps, foreign.facts(options, model))
+        model = load_any(path)
+        settings = Settings(options=options, head_names=head_weights(model))
+        found += walk(name, stem, model, steps, settings)
     if not found:
         raise UserError(f"{name}: no step of a run with these options.")
     return found
@@ -93,23 +95,23 @@ def explain_foreign(
 
 def explain_graph(name: str, graph: str, facts: Facts) -> Iterator[Explanation]:
     """A pass at each of its places in the recipe of a graph."""
-    model = runner.load(facts.raw / f"{graph}.onnx", facts.weights)
+    model = load(facts.raw / f"{graph}.onnx", facts.weights)
     yield from walk(name, graph, model, RECIPES[graph], facts)
 
 
 def walk(
-    name: str, graph: str, model: ir.Model, steps: Recipe, facts: Facts
+    name: str, graph: str, model: ir.Model, steps: Recipe[S], settings: S
 ) -> Iterator[Explanation]:
     """A pass at each of its places in a recipe, which is run up to there."""
-    recipe = [step for step in steps if step.when(facts)]
-    last = max((i for i, step in enumerate(recipe) if pass_of(step).name == name), default=-1)
+    recipe = [step for step in steps if step.when(settings)]
+    last = max((i for i, step in enumerate(recipe) if step.work.name == name), default=-1)
     for i, step in enumerate(recipe[: last + 1]):
-        if pass_of(step).name == name:
-            work = step.make(facts)
+        if step.work.name == name:
+            work = step.make(settings)
             previous = names(tuple(recipe[i - 1 : i]))
             sites, misses = work.sites(model), work.near_misses(model)
             yield Explanation(graph, previous[0] if previous else "raw", sites, misses)
-        for _ in runner.run(graph, model, (step,), facts):
+        for _ in runner.run(graph, model, (step,), settings):
             pass
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from surgery.base.console import console
-from surgery.build import show
 from surgery.engine.runner import Record
 from surgery.engine.selection import Selection
+from surgery.jobs.build import show
 
 
 @dataclass

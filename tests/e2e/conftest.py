@@ -19,8 +19,8 @@ from export_min.checkpoint import DEMO
 from export_min.reference import Reference
 from surgery.answer.runtime import Prompt, Runtime
 from surgery.base.pictures import png
-from surgery.build import build
-from surgery.engine.facts import Options
+from surgery.engine.options import Options
+from surgery.jobs.build import build
 
 logging.getLogger("torch.__trace").propagate = False  # a record a traced node, kept by pytest
 

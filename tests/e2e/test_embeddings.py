@@ -9,7 +9,7 @@ from PIL import Image
 
 from surgery.answer.runtime import Runtime
 from surgery.base.errors import PackageError
-from surgery.engine.facts import Options
+from surgery.engine.options import Options
 
 SIZES = {"text only": [], "one": [(128, 64)], "two different": [(64, 128), (160, 96)]}
 

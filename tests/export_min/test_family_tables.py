@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from export_min import families
-from surgery.engine.families import FAMILIES
+from surgery.engine.families import TRAITS
 
 
 def test_same_families():
-    assert set(families.FAMILIES) == set(FAMILIES)
+    assert set(families.FAMILIES) == set(TRAITS)
 
 
 @pytest.mark.parametrize("kind", families.FAMILIES)

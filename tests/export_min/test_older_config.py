@@ -24,7 +24,7 @@ TEXT = {
     "rms_norm_eps": 1e-6,
     "max_position_embeddings": 128000,
     "rope_theta": 1000000.0,
-    "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
+    "rope_scaling": {"type": "multimodal_rotary", "mrope_section": [16, 24, 24]},
     "use_sliding_window": False,
     "sliding_window": 32768,
     "max_window_layers": 70,
@@ -91,7 +91,8 @@ def test_both_forms(tmp_path: Path, kind: str, flat: bool) -> None:
     assert text.rope_parameters["rope_theta"] == 1e6
     assert text.rope_parameters["mrope_section"] == [16, 24, 24]
     assert found.tie_word_embeddings and set(text.layer_types) == {"full_attention"}
-    facts = Facts(tmp_path, {"config": config, "tied": found.tie_word_embeddings})
+    resolved = json.loads(found.to_json_string(use_diff=False))
+    facts = Facts(tmp_path, {"resolved": resolved, "tied": found.tie_word_embeddings})
     assert (facts.layers, facts.heads, facts.kv_heads, facts.head_dim) == (36, 16, 2, 128)
     assert (facts.depth, facts.levels, facts.tied) == (32, 0, True)
 
@@ -137,7 +138,7 @@ def test_names_of_weights(kind: str) -> None:
         (
             "qwen2_5_vl",
             None,
-            {"rope_scaling": {"type": "mrope", "mrope_section": [16, 24]}},
+            {"rope_scaling": {"type": "multimodal_rotary", "mrope_section": [16, 24]}},
             "mrope_section [16, 24] does not divide 64",
         ),
         (

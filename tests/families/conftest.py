@@ -5,21 +5,14 @@ Small graphs are built and run as the tests of single passes do it.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from export import GRAPHS, exported
+from graph_fixtures import Runner
 from measure import Result, measure
-
-PASS_TESTS = Path(__file__).parents[1] / "surgery" / "conftest.py"
-spec = importlib.util.spec_from_file_location("pass_tests", PASS_TESTS)
-assert spec is not None and spec.loader is not None
-pass_tests = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(pass_tests)
-build = pass_tests.build
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -40,7 +33,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 @pytest.fixture
 def runner() -> type:
     """Runs a graph whose weights lie in files."""
-    return pass_tests.Runner
+    return Runner
 
 
 @pytest.fixture(scope="session")

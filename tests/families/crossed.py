@@ -25,7 +25,7 @@ LOWEST = float(np.finfo(np.float32).min)
 class Crossed(Text):
     """A decoder with a layer of cross-attention among its others, its keys and values given."""
 
-    refused = ("gqa",)
+    refused = ("group_query_attention",)
 
     def build(self) -> nn.Module:
         """The random model."""
@@ -156,5 +156,5 @@ TOWER = Tiles(
     "Llama 3.2 Vision", "mllama.modeling_mllama", "MllamaVisionConfig", "MllamaVisionModel",
     {"attention_heads": 4, "num_global_layers": 1, "max_num_tiles": 2,
      "supported_aspect_ratios": [[1, 1], [1, 2], [2, 1]], "intermediate_layers_indices": [0, 1]},
-    {"mha": LAYERS + 1, "skip_layer_norm": 2 * LAYERS + 1},
+    {"multi_head_attention": LAYERS + 1, "skip_layer_norm": 2 * LAYERS + 1},
 )  # fmt: skip

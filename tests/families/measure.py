@@ -10,17 +10,17 @@ import onnx_ir as ir
 import onnxruntime as ort
 from export import Export
 
-from surgery import apply as foreign
 from surgery.engine import runner
-from surgery.engine.facts import Options
-from surgery.engine.recipes_generic import GENERIC
+from surgery.engine.loading import load_any
+from surgery.engine.options import Options, Settings
+from surgery.engine.recipes.generic import GENERIC
 from surgery.rewrite import view
 from surgery.rewrite.contract import NodePass, Pass
 from surgery.rewrite.matcher import Miss
 
 OPTIONS = Options(text_precision="fp32", max_length=64)
 EVERYWHERE = (
-    *("dims", "fold", "noop", "static_reshape", "reshape", "weight_cast", "weight_transpose"),
+    *("dims", "fold", "noop", "static_reshape", "reshape_chain", "weight_cast", "weight_transpose"),
 )
 """Passes that tidy any graph: how often they act says nothing about a family."""
 
@@ -59,7 +59,7 @@ def measure(family: Any, export: Export) -> Result:
     return result
 
 
-class Eight(foreign.Foreign):
+class Eight(Settings):
     """Every weight in 8 bits."""
 
     def is_head(self, name: str) -> bool:
@@ -67,12 +67,16 @@ class Eight(foreign.Foreign):
 
 
 def operate(
-    family: Any, export: Export, options: Options, result: Result, facts: Any = foreign.Foreign
+    family: Any,
+    export: Export,
+    options: Options,
+    result: Result,
+    settings: type[Settings] = Settings,
 ) -> ir.Model:
     """Apply the recipe; sites go to `result`, and reasons where there are too few."""
-    model = foreign.load(export.path, export.path.parent, family.weight)
+    model = load_any(export.path, weight=family.weight)
     result.before = view.size(model)
-    known = facts(export.path.parent, {}, options)
+    known = settings(options=options)
     sites: dict[str, int] = {}
     for record in runner.run(family.name, model, GENERIC[family.recipe], known):
         if record.name in EVERYWHERE:

@@ -9,7 +9,7 @@ from typing import Any
 from export import GRAPHS
 from measure import EVERYWHERE, Result
 
-from surgery.engine.recipes_generic import GENERIC
+from surgery.engine.recipes.generic import GENERIC
 from surgery.engine.selection import names
 
 TABLE = Path(__file__).parent / "TABLE.md"

@@ -10,7 +10,7 @@ import onnxruntime as ort
 import pytest
 
 from surgery.__main__ import main
-from surgery.engine.recipes_generic import GENERIC
+from surgery.engine.recipes.generic import GENERIC
 from surgery.engine.selection import names, passes
 
 OLD = """<ir_version: 7, opset_import: ["": 14]>
@@ -63,7 +63,7 @@ g (float[batch,sequence,64] x, float[64] w_norm, float[64] w_bias, float[64,64] 
   y = Add(sum, act)
 }"""
 """One layer as exporters wrote it years ago; without shapes of anything inside."""
-FIRED = {"static_reshape": 4, "layer_norm": 1, "sdpa": 1, "mha": 1, "gelu": 1}
+FIRED = {"static_reshape": 4, "layer_norm": 1, "attention": 1, "multi_head_attention": 1, "gelu": 1}
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_again(graph, tmp_path):
 def test_explain(graph, capsys):
     """Sites right before the pass, in the generic recipe that is named or the one for any graph."""
     for words in ([], ["--recipe", "vision"], ["--recipe=any", "--graph", "layer"]):
-        assert main(["explain", "mha", "-i", str(graph), *words]) == 0
+        assert main(["explain", "multi_head_attention", "-i", str(graph), *words]) == 0
         out = capsys.readouterr().out
         assert out.startswith("layer, after packed_attention: 1 sites\n"), out
     assert main(["explain", "static_reshape", "-i", str(graph), "--all"]) == 0
@@ -156,14 +156,20 @@ def test_explain_near_miss(tmp_path, capsys):
 
 
 EXPLAIN_BAD = {
-    "pass": (["mhha"], "explain mhha: no such name; did you mean mha?"),
+    "pass": (["layer_nrom"], "explain layer_nrom: no such name; did you mean layer_norm?"),
     "no step": (["half"], "half: no step of a run with these options."),
     "recipe": (
-        ["mha", "--recipe", "visoin"],
+        ["multi_head_attention", "--recipe", "visoin"],
         "--recipe visoin: no such name; did you mean vision?",
     ),
-    "other recipe": (["gqa", "--recipe", "vision"], "gqa: no pass of the vision recipe."),
-    "graph": (["mha", "--graph", "later"], "--graph later: no such name; did you mean layer?"),
+    "other recipe": (
+        ["group_query_attention", "--recipe", "vision"],
+        "group_query_attention: no pass of the vision recipe.",
+    ),
+    "graph": (
+        ["multi_head_attention", "--graph", "later"],
+        "--graph later: no such name; did you mean layer?",
+    ),
 }
 
 

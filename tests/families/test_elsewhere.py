@@ -9,8 +9,8 @@ from elsewhere import ELSEWHERE, Absent, Chat
 from export import exported
 from table import TABLE, kept, trained
 
-from surgery.apply import apply
-from surgery.engine.facts import Options
+from surgery.engine.options import Options
+from surgery.jobs.apply import apply
 
 CHAT = next(name for name, graph in ELSEWHERE.items() if isinstance(graph, Chat))
 

@@ -41,13 +41,13 @@ BLOCK = {  # sites of a plain decoder
     "half_angles": 2,
     "freq_table": 2,
     "rotary": 2 * LAYERS,
-    "gqa": LAYERS,
+    "group_query_attention": LAYERS,
     "silu": LAYERS,
     "skip_rms_norm": 2 * LAYERS,
     "last_logits": 1,
     "matmul_nbits": 7 * LAYERS + 1,
 }
-MULTIAXIAL = {"half_angles": 0, "rotary": 0, "mrope": 2 * LAYERS}
+MULTIAXIAL = {"half_angles": 0, "rotary": 0, "multimodal_rotary": 2 * LAYERS}
 SANDWICH = {"rms_norm": 4 * LAYERS + 1, "weight_shift": 4 * LAYERS + 1}
 
 
@@ -212,7 +212,7 @@ TEXTS = (
          {"weight_shift": 2 * LAYERS + 1, "silu": 0}),
     Text("PaliGemma 2", "Gemma2Config",
          {"head_dim": 16, "sliding_window": 6, "query_pre_attn_scalar": 16},
-         {**SANDWICH, "sdpa": LAYERS, "silu": 0}, eager),
+         {**SANDWICH, "attention": LAYERS, "silu": 0}, eager),
     Text("LLaVA-OneVision", "Qwen2Config"),
     Text("InternVL", "Qwen3Config", {"head_dim": 16}, {"rms_norm": 4 * LAYERS + 1}),
     Text("Mistral 3", "MistralConfig", {"head_dim": 16, "sliding_window": 6}),

@@ -48,7 +48,7 @@ GRIDS = (
 BATCHES = (1, 3, 5)
 
 PLAIN = {  # sites of a plain tower of pictures
-    "mha": LAYERS,
+    "multi_head_attention": LAYERS,
     "skip_layer_norm": 2 * LAYERS + 1,
 }
 PACKED_PLAIN = {  # sites of a tower of packed patches

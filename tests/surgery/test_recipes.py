@@ -12,9 +12,10 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from surgery.engine import runner
-from surgery.engine.facts import Facts, Options
-from surgery.engine.recipes import RECIPES
+from surgery.engine import loading, runner
+from surgery.engine.facts import Facts
+from surgery.engine.options import Options
+from surgery.engine.recipes.qwen_vl import RECIPES
 from surgery.passes.mlp.silu import Silu
 from surgery.rewrite import view
 from surgery.rewrite.contract import ExpectationError
@@ -37,8 +38,8 @@ EMBEDDING = {"feature_gather": 1}
 DECODER = {
     "rms_norm": 4 * LAYERS + 1,
     "freq_table": 2,
-    "mrope": 2 * LAYERS,
-    "gqa": LAYERS,
+    "multimodal_rotary": 2 * LAYERS,
+    "group_query_attention": LAYERS,
     "deepstack": LEVELS,
     "skip_rms_norm": 2 * LAYERS,
     "silu": LAYERS,
@@ -59,7 +60,7 @@ def facts_of(raw, precision="fp32"):
 
 def load(raw, name):
     facts = facts_of(raw)
-    model = runner.load(facts.raw / f"{name}.onnx", facts.weights)
+    model = loading.load(facts.raw / f"{name}.onnx", facts.weights)
     model.graph.sort()
     return model
 
@@ -182,13 +183,13 @@ def gate_elsewhere(model):
 
 
 SABOTAGE = [
-    ("decoder", negate_mask, "gqa", LAYERS - 1, LAYERS,
+    ("decoder", negate_mask, "group_query_attention", LAYERS - 1, LAYERS,
      "model.language_model.layers.1.self_attn: needs a causal and padding mask"),
-    ("decoder", join_heads, "gqa", LAYERS - 1, LAYERS,
+    ("decoder", join_heads, "group_query_attention", LAYERS - 1, LAYERS,
      "model.language_model.layers.2.self_attn: needs past and new joined along axis 2; found 1"),
     ("decoder", cube, "rms_norm", 4 * LAYERS, 4 * LAYERS + 1,
      "model.language_model.layers.0.self_attn.q_norm: needs an exponent of 2; found 3"),
-    ("decoder", turn_other_way, "mrope", 2 * LAYERS - 1, 2 * LAYERS, ""),
+    ("decoder", turn_other_way, "multimodal_rotary", 2 * LAYERS - 1, 2 * LAYERS, ""),
     ("decoder", gate_elsewhere, "silu", LAYERS - 1, LAYERS, ""),
     ("vision", make_causal, "packed_attention", DEPTH - 1, DEPTH,
      "model.visual.blocks.2.attn: needs attention that is neither causal nor capped"),
@@ -325,12 +326,14 @@ def test_two_passes_alone(raw):
 SCRIPT = """
 import hashlib, sys
 from pathlib import Path
-from surgery import runner, view
-from surgery.engine.facts import Facts, Options
-from surgery.engine.recipes import RECIPES
+from surgery.engine import loading, runner
+from surgery.rewrite import view
+from surgery.engine.facts import Facts
+from surgery.engine.options import Options
+from surgery.engine.recipes.qwen_vl import RECIPES
 facts = Facts.load(Path(sys.argv[1]), Options(text_precision="int4", max_length=64))
 for name in ("embedding", "decoder"):
-    model = runner.load(facts.raw / f"{name}.onnx", facts.weights)
+    model = loading.load(facts.raw / f"{name}.onnx", facts.weights)
     for record in runner.run(name, model, RECIPES[name], facts):
         print(record.name, hashlib.sha256(view.text(model).encode()).hexdigest())
 """

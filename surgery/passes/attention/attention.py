@@ -49,23 +49,22 @@ class Attention(NodePass[Written]):
     after   Attention(q, k, v, mask)
     keeps   the mask; where it is Where(bool, 0, lowest) its bool, so that passes can read it
     not     opset before 23; a cap together with a mask of numbers; scores read by something else
-    why     the form that gqa, mha and packed_attention start from
+    why     the form that group_query_attention, multi_head_attention and packed_attention
+            match
     """
 
-    name = "sdpa"
+    name = "attention"
+    needs = ("dims", "fold", "noop", "static_reshape")
     anchors = ("Softmax",)
 
-    def __init__(self) -> None:
+    def __init__(self, *, expect: int | None = None) -> None:
         """Start without masks."""
-        super().__init__()
+        super().__init__(expect=expect)
         self.masks: dict[ir.Value, ir.Value] = {}
 
-    def apply(self, model: ir.Model) -> int:
-        """Rewrite, then forget this graph's masks."""
-        try:
-            return super().apply(model)
-        finally:
-            self.masks.clear()
+    def forget(self) -> None:
+        """Drop what was learnt of a graph."""
+        self.masks.clear()
 
     def match(self, node: ir.Node, m: Matcher) -> Written:
         """Up to queries and keys, down to values."""

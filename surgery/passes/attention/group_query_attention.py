@@ -48,12 +48,13 @@ class GroupQueryAttention(NodePass[Grouped]):
     upstream microsoft/onnxscript#2424
     """
 
-    name = "gqa"
+    name = "group_query_attention"
+    needs = ("dims", "fold", "noop", "static_reshape")
     anchors = ("Attention",)
 
-    def __init__(self) -> None:
+    def __init__(self, *, expect: int | None = None) -> None:
         """Start without knowledge of any mask."""
-        super().__init__()
+        super().__init__(expect=expect)
         self.masks: dict[ir.Value, Mask | str] = {}
         self.lengths: tuple[ir.Value, ir.Value] | None = None
 
@@ -87,13 +88,10 @@ class GroupQueryAttention(NodePass[Grouped]):
             self.masks[mask] = read_mask(mask, past, query)
         return self.masks[mask]
 
-    def apply(self, model: ir.Model) -> int:
-        """Rewrite, then forget what was learnt of this graph."""
-        try:
-            return super().apply(model)
-        finally:
-            self.masks.clear()
-            self.lengths = None
+    def forget(self) -> None:
+        """Drop what was learnt of a graph."""
+        self.masks.clear()
+        self.lengths = None
 
     def rewrite(self, node: ir.Node, found: Grouped, add: Builder) -> None:
         """One node; the cache's names move to its outputs."""

@@ -45,12 +45,13 @@ class MultiHeadAttention(NodePass[Full]):
     why     four copies of activations go, and scores are computed in blocks that fit the cache
     """
 
-    name = "mha"
+    name = "multi_head_attention"
+    needs = ("dims", "fold", "noop", "static_reshape")
     anchors = ("Attention",)
 
-    def __init__(self) -> None:
+    def __init__(self, *, expect: int | None = None) -> None:
         """Start without knowledge of any mask."""
-        super().__init__()
+        super().__init__(expect=expect)
         self.masks: dict[ir.Value, str | None] = {}
         self.biases: dict[ir.Value, ir.Value] = {}
 
@@ -60,13 +61,10 @@ class MultiHeadAttention(NodePass[Full]):
             self.masks[mask] = read_mask(mask)
         return self.masks[mask]
 
-    def apply(self, model: ir.Model) -> int:
-        """Rewrite, then forget what was learnt of this graph."""
-        try:
-            return super().apply(model)
-        finally:
-            self.masks.clear()
-            self.biases.clear()
+    def forget(self) -> None:
+        """Drop what was learnt of a graph."""
+        self.masks.clear()
+        self.biases.clear()
 
     def match(self, node: ir.Node, m: Matcher) -> Full:
         """Queries, keys and values back to where their heads were split off."""

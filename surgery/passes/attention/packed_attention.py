@@ -57,11 +57,12 @@ class PackedAttention(NodePass[Packed]):
     """
 
     name = "packed_attention"
+    needs = ("dims", "fold", "noop", "static_reshape")
     anchors = ("Attention",)
 
-    def __init__(self) -> None:
+    def __init__(self, *, expect: int | None = None) -> None:
         """Start without shared segments."""
-        super().__init__()
+        super().__init__(expect=expect)
         self.shared: dict[tuple[ir.Value, int], Segments] = {}
 
     def match(self, node: ir.Node, m: Matcher) -> Packed:
@@ -82,12 +83,9 @@ class PackedAttention(NodePass[Packed]):
         m.rank(end, 2)
         return Packed(rows[0], rows[1], rows[2], ends, heads, width, scale, end)
 
-    def apply(self, model: ir.Model) -> int:
-        """Rewrite, then forget this graph's segments."""
-        try:
-            return super().apply(model)
-        finally:
-            self.shared.clear()
+    def forget(self) -> None:
+        """Drop what was learnt of a graph."""
+        self.shared.clear()
 
     def rewrite(self, node: ir.Node, found: Packed, add: Builder) -> None:
         """Build both branches."""

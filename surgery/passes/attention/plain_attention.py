@@ -52,17 +52,14 @@ class PlainAttention(NodePass[Whole]):
     name = "plain_attention"
     anchors = ("Attention",)
 
-    def __init__(self) -> None:
+    def __init__(self, *, expect: int | None = None) -> None:
         """Start without masks."""
-        super().__init__()
+        super().__init__(expect=expect)
         self.biases: dict[ir.Value, ir.Value] = {}
 
-    def apply(self, model: ir.Model) -> int:
-        """Rewrite, then forget this graph's masks."""
-        try:
-            return super().apply(model)
-        finally:
-            self.biases.clear()
+    def forget(self) -> None:
+        """Drop what was learnt of a graph."""
+        self.biases.clear()
 
     def match(self, node: ir.Node, m: Matcher) -> Whole:
         """Heads of known number, and nothing that the op does besides."""

@@ -33,6 +33,7 @@ class QkvSplit(NodePass[Fused]):
     """
 
     name = "qkv_split"
+    needs = ("dims", "fold", "noop", "static_reshape")
     anchors = ("Transpose",)
 
     def match(self, node: ir.Node, m: Matcher) -> Fused:

@@ -42,6 +42,7 @@ class Gelu(NodePass[Curve]):
     """
 
     name = "gelu"
+    needs = ("dims", "fold", "noop")
     anchors = ("Erf", "Tanh")
 
     def match(self, node: ir.Node, m: Matcher) -> Curve:

@@ -31,6 +31,7 @@ class LayerScale(NodePass[Branch]):
     """
 
     name = "layer_scale"
+    needs = ("dims", "fold", "noop")
     anchors = ("Mul",)
 
     def match(self, node: ir.Node, m: Matcher) -> Branch:

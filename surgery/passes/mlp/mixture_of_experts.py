@@ -41,7 +41,8 @@ class MixtureOfExperts(NodePass[Mixture]):
     why     every expert would work on every token, 16 times too much with 8 of 128 active
     """
 
-    name = "moe"
+    name = "mixture_of_experts"
+    needs = ("dims", "fold", "noop")
     anchors = ("TopK",)
 
     def match(self, node: ir.Node, m: Matcher) -> Mixture:

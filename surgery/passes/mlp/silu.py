@@ -32,6 +32,7 @@ class Silu(NodePass[Gated]):
     """
 
     name = "silu"
+    needs = ("dims", "fold", "noop")
     anchors = ("Sigmoid",)
 
     def match(self, node: ir.Node, m: Matcher) -> Gated:

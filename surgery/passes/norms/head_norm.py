@@ -20,6 +20,7 @@ class HeadNorm(NodePass[ir.Node]):
     """
 
     name = "head_norm"
+    needs = ("dims", "fold", "noop")
     anchors = ("RMSNormalization", "SimplifiedLayerNormalization", "LayerNormalization")
 
     def match(self, node: ir.Node, m: Matcher) -> ir.Node:

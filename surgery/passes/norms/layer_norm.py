@@ -34,6 +34,7 @@ class LayerNorm(NodePass[Norm]):
     """
 
     name = "layer_norm"
+    needs = ("dims", "fold", "noop")
     anchors = ("Sub",)
 
     def match(self, node: ir.Node, m: Matcher) -> Norm:

@@ -34,16 +34,17 @@ class RmsNorm(NodePass[Norm]):
     """
 
     name = "rms_norm"
+    needs = ("dims", "fold", "noop")
     anchors = ("ReduceMean", "RMSNormalization")
 
-    def __init__(self, op: str = "RMSNormalization") -> None:
+    def __init__(self, op: str = "RMSNormalization", *, expect: int | None = None) -> None:
         """Choose the op.
 
         Args:
             op: ONNX's since opset 23, or "SimplifiedLayerNormalization", the same under the name
                 that providers have long had a kernel for.
         """
-        super().__init__()
+        super().__init__(expect=expect)
         self.op = op
 
     def match(self, node: ir.Node, m: Matcher) -> Norm:

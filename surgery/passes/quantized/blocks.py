@@ -25,17 +25,32 @@ class BlockPass(NodePass[T]):
     """A pass whose op multiplies by quantized weights."""
 
     def __init__(
-        self, policy: Policy, accuracy_level: int = 0, scales: ir.DataType = ir.DataType.FLOAT
+        self,
+        policy: Policy | None = None,
+        accuracy_level: int = 0,
+        scales: ir.DataType = ir.DataType.FLOAT,
+        *,
+        bits: int = 4,
+        block: int = 32,
+        symmetric: bool = True,
+        expect: int | None = None,
     ) -> None:
         """Choose formats.
 
         Args:
-            policy: format of a weight by its name.
+            policy: format of a weight by its name; without it, every weight gets the format that
+                `bits`, `block` and `symmetric` describe.
             accuracy_level: the op's attribute: 4 lets a CPU multiply in int8.
             scales: dtype of the scales, that of the activations.
+            bits: bits of a code, 4 or 8.
+            block: weights that share a scale.
+            symmetric: leave out zero points.
+            expect: number of sites that the pass must find; None for any number.
         """
-        super().__init__()
-        self.policy, self.accuracy_level, self.scales = policy, accuracy_level, scales
+        super().__init__(expect=expect)
+        form = quant.BlockFormat(bits, block, symmetric)
+        self.policy: Policy = policy or (lambda name: form)
+        self.accuracy_level, self.scales = accuracy_level, scales
 
 
 def block_values(

@@ -40,14 +40,16 @@ class GatherNBits(NodePass[Table]):
     name = "gather_nbits"
     anchors = ("Gather",)
 
-    def __init__(self, policy: Policy, dtype: ir.DataType = ir.DataType.FLOAT) -> None:
+    def __init__(
+        self, policy: Policy, dtype: ir.DataType = ir.DataType.FLOAT, *, expect: int | None = None
+    ) -> None:
         """Choose formats.
 
         Args:
             policy: format of a table by its name.
             dtype: of the scales, and so of the rows.
         """
-        super().__init__()
+        super().__init__(expect=expect)
         self.policy, self.dtype = policy, dtype
 
     def match(self, node: ir.Node, m: Matcher) -> Table:

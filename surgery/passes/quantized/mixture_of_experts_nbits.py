@@ -36,7 +36,7 @@ class MixtureOfExpertsNBits(BlockPass[Experts]):
     why     experts are nine tenths of such a model, and those of a token all come out of memory
     """
 
-    name = "moe_nbits"
+    name = "mixture_of_experts_nbits"
     anchors = ("MoE",)
 
     def match(self, node: ir.Node, m: Matcher) -> Experts:

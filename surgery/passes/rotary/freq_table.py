@@ -35,15 +35,16 @@ class FreqTable(NodePass[Angle]):
     """
 
     name = "freq_table"
+    needs = ("dims", "fold", "noop", "static_reshape")
     anchors = ("Cos", "Sin")
 
-    def __init__(self, rows: int) -> None:
+    def __init__(self, rows: int, *, expect: int | None = None) -> None:
         """Size the tables.
 
         Args:
             rows: positions 0 to rows - 1: the context length, or the longest side of a grid.
         """
-        super().__init__()
+        super().__init__(expect=expect)
         self.rows = rows
 
     def match(self, node: ir.Node, m: Matcher) -> Angle:

@@ -40,6 +40,7 @@ class HalfAngles(NodePass[Repeated]):
     """
 
     name = "half_angles"
+    needs = ("dims", "fold", "noop", "static_reshape")
     anchors = ("Cos", "Sin")
 
     def match(self, node: ir.Node, m: Matcher) -> Repeated:

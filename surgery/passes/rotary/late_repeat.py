@@ -35,6 +35,7 @@ class LateRepeat(NodePass[Moved]):
     """
 
     name = "late_repeat"
+    needs = ("dims", "fold", "noop", "static_reshape")
     anchors = ("Concat",)
 
     def match(self, node: ir.Node, m: Matcher) -> Moved:

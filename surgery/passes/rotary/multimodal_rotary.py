@@ -48,16 +48,17 @@ class MultimodalRotary(NodePass[Mrotation]):
     why     74 nodes once and 7 nodes twice a layer run at every token; 2 a layer do
     """
 
-    name = "mrope"
+    name = "multimodal_rotary"
+    needs = ("dims", "fold", "noop", "static_reshape")
     anchors = ("Concat",)
 
-    def __init__(self, fused: bool = True) -> None:
+    def __init__(self, fused: bool = True, *, expect: int | None = None) -> None:
         """Start without knowledge of any pick.
 
         Args:
             fused: use `MRotaryEmbedding`; False for providers without it.
         """
-        super().__init__()
+        super().__init__(expect=expect)
         self.fused = fused
         self.picks: dict[tuple[ir.Value, bool], tuple[ir.Node, Axes] | str] = {}
         self.tokens: Tokens | None = None
@@ -87,13 +88,10 @@ class MultimodalRotary(NodePass[Mrotation]):
             self.picks[key] = read_pick(angles, interleaved)
         return self.picks[key]
 
-    def apply(self, model: ir.Model) -> int:
-        """Rewrite, then forget what was learnt of this graph."""
-        try:
-            return super().apply(model)
-        finally:
-            self.picks.clear()
-            self.tokens = None
+    def forget(self) -> None:
+        """Drop what was learnt of a graph."""
+        self.picks.clear()
+        self.tokens = None
 
     def rewrite(self, node: ir.Node, found: Mrotation, add: Builder) -> None:
         """Rotate before the heads are moved to the front, where the op wants them."""

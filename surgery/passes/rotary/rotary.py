@@ -44,6 +44,7 @@ class Rotary(NodePass[Rotated]):
     """
 
     name = "rotary"
+    needs = ("dims", "fold", "noop", "static_reshape")
     anchors = ("Concat",)
 
     def match(self, node: ir.Node, m: Matcher) -> Rotated:

@@ -37,13 +37,15 @@ class Dims(Pass):
 
     name = "dims"
 
-    def __init__(self, aliases: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, aliases: Mapping[str, str] | None = None, *, expect: int | None = None
+    ) -> None:
         """Set names for expressions.
 
         Args:
             aliases: canonical expression to name, such as {"past + sequence": "total"}.
         """
-        super().__init__()
+        super().__init__(expect=expect)
         self.aliases = dict(aliases or {})
         self.known: dict[str, str] = {}
         self.fixed: dict[str, int | str] = {}

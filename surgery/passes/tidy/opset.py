@@ -22,13 +22,13 @@ class Opset(Pass):
 
     name = "opset"
 
-    def __init__(self, version: int) -> None:
+    def __init__(self, version: int, *, expect: int | None = None) -> None:
         """Choose the opset.
 
         Args:
             version: of ONNX's own domain.
         """
-        super().__init__()
+        super().__init__(expect=expect)
         self.version = version
 
     def sites(self, model: ir.Model) -> list[Site]:

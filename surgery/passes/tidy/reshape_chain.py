@@ -23,7 +23,7 @@ class ReshapeChain(NodePass[ir.Value]):
     why     passes that meet in the middle each bring their own
     """
 
-    name = "reshape"
+    name = "reshape_chain"
     anchors = ("Reshape",)
 
     def scan(self, model: ir.Model) -> Iterator[tuple[ir.Node, ir.Value | Miss]]:

@@ -37,9 +37,9 @@ class DeepStack(NodePass[Level]):
     name = "deepstack"
     anchors = ("ScatterND",)
 
-    def __init__(self) -> None:
+    def __init__(self, *, expect: int | None = None) -> None:
         """Start without levels."""
-        super().__init__()
+        super().__init__(expect=expect)
         self.levels: list[ir.Value] = []
 
     def match(self, node: ir.Node, m: Matcher) -> Level:
@@ -63,9 +63,12 @@ class DeepStack(NodePass[Level]):
         m.check((end, axis) == (start + 1, 0), "one level along axis 0", (start, end, axis))
         return Level(hidden, features, start)
 
+    def forget(self) -> None:
+        """Drop what was learnt of a graph."""
+        self.levels = []
+
     def apply(self, model: ir.Model) -> int:
         """Rewrite, then remove the inputs that the sparse form needed."""
-        self.levels = []
         count = super().apply(model)
         if count:
             remeasure(model.graph)

@@ -41,13 +41,13 @@ class FeatureGather(NodePass[Scatter]):
     name = "feature_gather"
     anchors = ("ScatterND",)
 
-    def __init__(self, levels: int) -> None:
+    def __init__(self, levels: int, *, expect: int | None = None) -> None:
         """Tell how many DeepStack levels come along.
 
         Args:
             levels: D, 0 without DeepStack; the features have (1 + D) * H columns.
         """
-        super().__init__()
+        super().__init__(expect=expect)
         self.levels = levels
 
     def match(self, node: ir.Node, m: Matcher) -> Scatter:

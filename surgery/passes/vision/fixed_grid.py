@@ -24,13 +24,13 @@ class FixedGrid(Pass):
 
     name = "fixed_grid"
 
-    def __init__(self, grid: tuple[int, int, int]) -> None:
+    def __init__(self, grid: tuple[int, int, int], *, expect: int | None = None) -> None:
         """Fix the grid.
 
         Args:
             grid: frames, rows and columns of patches.
         """
-        super().__init__()
+        super().__init__(expect=expect)
         self.grid = grid
 
     def uses(self, model: ir.Model) -> Iterator[tuple[ir.Node, int]]:

@@ -38,6 +38,7 @@ class PatchEmbed(NodePass[Patches]):
     """
 
     name = "patch_embed"
+    needs = ("dims", "fold", "noop", "static_reshape")
     anchors = ("Conv",)
 
     def match(self, node: ir.Node, m: Matcher) -> Patches:

@@ -33,13 +33,13 @@ class FusedTranspose(NodePass[Turned]):
     name = "fused_transpose"
     anchors = ("MatMul",)
 
-    def __init__(self, shared: Callable[[str], bool]) -> None:
+    def __init__(self, shared: Callable[[str], bool], *, expect: int | None = None) -> None:
         """Tell which weights to leave as they lie.
 
         Args:
             shared: whether a weight of this name is read elsewhere too.
         """
-        super().__init__()
+        super().__init__(expect=expect)
         self.shared = shared
 
     def match(self, node: ir.Node, m: Matcher) -> Turned:

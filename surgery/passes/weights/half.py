@@ -39,13 +39,15 @@ class Half(Pass):
 
     name = "half"
 
-    def __init__(self, runs: Callable[[str], bool] = lambda op: True) -> None:
+    def __init__(
+        self, runs: Callable[[str], bool] = lambda op: True, *, expect: int | None = None
+    ) -> None:
         """Tell what the provider has.
 
         Args:
             runs: whether it has a float16 kernel for one of `COMPUTE`.
         """
-        super().__init__()
+        super().__init__(expect=expect)
         self.runs = runs
 
     def pending(self, model: ir.Model) -> Iterator[ir.Node]:

@@ -12,7 +12,7 @@ from surgery.watch.explain import explain, lines
 
 
 def test_sites_and_near_misses_right_before_the_pass(facts: Facts) -> None:
-    (found,) = explain("mrope", facts)
+    (found,) = explain("multimodal_rotary", facts)
     assert (found.graph, found.step, len(found.sites)) == ("decoder", "freq_table", 8)
     assert found.misses, "other Concats than rotations"
     depths = [miss.depth for miss in found.misses]
@@ -20,7 +20,7 @@ def test_sites_and_near_misses_right_before_the_pass(facts: Facts) -> None:
 
 
 def test_a_near_miss_names_condition_values_and_module(facts: Facts) -> None:
-    (found,) = explain("mrope", facts)
+    (found,) = explain("multimodal_rotary", facts)
     text = "\n".join(lines(found, "layers.1."))
     assert "model.language_model.layers.1.self_attn: Concat " in text
     assert "needs   past_key_values.1.key from Neg" in text
@@ -38,7 +38,10 @@ def test_a_pass_that_runs_twice_is_shown_twice(facts: Facts) -> None:
     [
         (["rotry"], "no such name; did you mean rotary?"),
         (["half"], "half: no step of a run with these options."),
-        (["gqa", "--graph", "vision"], "gqa: no pass of the vision graph."),
+        (
+            ["group_query_attention", "--graph", "vision"],
+            "group_query_attention: no pass of the vision graph.",
+        ),
     ],
 )
 def test_a_wrong_word_is_one_line(
@@ -50,5 +53,5 @@ def test_a_wrong_word_is_one_line(
 
 
 def test_the_command_prints(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["explain", "gqa", "-i", str(raw)]) == 0
-    assert capsys.readouterr().out.startswith("decoder, after mrope: 4 sites\n")
+    assert main(["explain", "group_query_attention", "-i", str(raw)]) == 0
+    assert capsys.readouterr().out.startswith("decoder, after multimodal_rotary: 4 sites\n")

@@ -23,7 +23,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 @pytest.fixture(scope="module")
 def page(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
-    assert main(["report", str(folder), "-i", str(raw), "--verify"]) == 0
+    assert main(["report", str(folder), "-i", str(raw), "--check-steps"]) == 0
     return folder / "report.html"
 
 

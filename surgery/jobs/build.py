@@ -13,9 +13,10 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from surgery.base.console import console, progress
 from surgery.base.errors import OutputError
 from surgery.base.staging import check_free, staged
-from surgery.engine import runner
-from surgery.engine.facts import Facts, Options
-from surgery.engine.recipes import RECIPES
+from surgery.engine import loading, runner
+from surgery.engine.facts import Facts
+from surgery.engine.options import Options
+from surgery.engine.recipes.qwen_vl import RECIPES
 from surgery.engine.selection import EVERYTHING, Selection
 from surgery.package.card import model_card
 from surgery.package.external_data import Layout, write_graphs
@@ -95,7 +96,7 @@ def operate(
     models = {}
     try:
         for name in selection.graphs:
-            model = runner.load(facts.raw / f"{name}.onnx", facts.weights)
+            model = loading.load(facts.raw / f"{name}.onnx", facts.weights)
             for record, words in runner.watched(
                 name, model, RECIPES[name], facts, selection, watchers
             ):

@@ -1,8 +1,8 @@
-"""What the pass tests share: graphs written as ONNX text, golden files, near-misses, numbers.
+"""Fixtures that many tests share: graphs written as ONNX text, golden files, near-misses, numbers.
 
-A test module of a pass holds `BEFORE`, the smallest graph where the pass acts, and `make()`, the
-pass. Inputs whose names end in `_weight` or `_bias` become weights that lie in a file, as those of
-a checkpoint do. The contract test finds each pass's module by its name.
+A test module of a pass (`tests/passes`) holds `BEFORE`, the smallest graph where the pass acts,
+and `make()`, the pass. Inputs whose names end in `_weight` or `_bias` become weights that lie in a
+file, as those of a checkpoint do. The contract test finds each pass's module by its name.
 """
 
 from __future__ import annotations
@@ -29,8 +29,7 @@ from surgery.rewrite.builder import prune
 from surgery.rewrite.contract import Pass
 from surgery.rewrite.scope import SCOPES
 
-ROOT = Path(__file__).resolve().parents[2]
-GOLDEN = Path(__file__).parent / "golden"
+ROOT = Path(__file__).resolve().parents[1]
 HEADER = '<ir_version: 10, opset_import: ["": 23, "com.microsoft": 1]>\n'
 MODULE = "model.layers.0.part"
 """Torch module that the nodes of a test graph come from."""
@@ -40,7 +39,9 @@ Feeds = Mapping[str, Array]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--update-golden", action="store_true", help="rewrite tests/surgery/golden")
+    parser.addoption(
+        "--update-golden", action="store_true", help="rewrite the golden files of graphs"
+    )
 
 
 @pytest.fixture
@@ -83,16 +84,16 @@ def store(value: ir.Value, folder: Path) -> None:
 
 @pytest.fixture
 def golden_text(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
-    """Compare a text with `golden/NAME.txt`."""
+    """Compare a text with `golden/NAME.txt` in the folder of the test."""
 
     def check(name: str, found: str) -> None:
-        file = GOLDEN / f"{name}.txt"
+        file = request.path.parent / "golden" / f"{name}.txt"
         if request.config.getoption("--update-golden", False):
             file.write_text(found, encoding="utf-8")
         kept = file.read_text(encoding="utf-8") if file.is_file() else ""
         difference = view.diff(kept, found, (f"golden/{file.name}", "now"))
         assert not difference, (
-            f"\n{difference}\nIf this is meant: pytest tests/surgery --update-golden"
+            f"\n{difference}\nIf this is meant: pytest {request.path.parent} --update-golden"
         )
 
     return check
@@ -215,7 +216,7 @@ def same_numbers() -> Callable[..., None]:
 @pytest.fixture(scope="session")
 def raw(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A raw export of a small random model; kept in pytest's cache until the exporter changes."""
-    script = Path(__file__).parent / "random_export.py"
+    script = ROOT / "tests" / "surgery" / "random_export.py"
     versions = [version(name) for name in ("torch", "transformers", "onnx-ir", "onnxscript")]
     digest = hashlib.sha256(" ".join(versions).encode())
     for file in sorted([script, *(ROOT / "export_min").glob("**/*.py")]):

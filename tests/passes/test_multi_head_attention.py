@@ -91,7 +91,7 @@ def test_golden_masks(build, golden_text):
         model = build(masked(kind))
         make()(model)
         found.append(f"== {kind}\n{view.text(model)}")
-    golden_text("mha_mask", "\n".join(found))
+    golden_text("multi_head_attention_mask", "\n".join(found))
 
 
 @pytest.mark.parametrize("kind", MASKS)

@@ -74,7 +74,7 @@ def test_numbers(build, same_numbers, rng, old, new):
 
 
 def test_there_and_back(build):
-    """What `sdpa` makes of it is what was there."""
+    """What `attention` makes of it is what was there."""
     model = build(BEFORE.replace(", softcap = 2.0", ""))
     make()(model)
     again = Attention()

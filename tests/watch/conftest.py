@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from surgery.engine.facts import Facts, Options
+from surgery.engine.facts import Facts
+from surgery.engine.options import Options
 
 
 @pytest.fixture(scope="session")

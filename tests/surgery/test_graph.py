@@ -12,13 +12,12 @@ import pytest
 import surgery
 from surgery.base.errors import UserError
 from surgery.graph import Graph
-from surgery.passes.mlp.silu import Silu
-from surgery.passes.tidy.fold import Fold
+from surgery.passes import TIDY, Silu
 
 
 @pytest.fixture(scope="module")
 def folded(raw: Path) -> Graph:
-    return surgery.load(raw / "decoder.onnx").run(Fold())
+    return surgery.load(raw / "decoder.onnx").run(*TIDY)
 
 
 def test_passes_give_new_graphs(folded: Graph) -> None:

@@ -1,4 +1,4 @@
-"""`--verify`: each step runs against the one before, whatever the pass does to the interface."""
+"""`--check-steps`: each step runs against the one before, whatever a pass does to the interface."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import onnxruntime as ort
 import pytest
 
 from surgery.__main__ import main
-from surgery.engine import runner
+from surgery.engine import loading, runner
 from surgery.engine.facts import Facts
-from surgery.engine.recipes import RECIPES, Recipe, Step
+from surgery.engine.recipes.qwen_vl import RECIPES
+from surgery.engine.step import Recipe, Step
 from surgery.rewrite.contract import Pass, Site
-from surgery.watch.check_steps import TOLERANCE, VerificationError, Verify
+from surgery.watch.check_steps import TOLERANCE, CheckSteps, StepError
 from surgery.watch.compare import differences
 from surgery.watch.examples import Example
 from surgery.watch.shorten import cut_logits, shortened
@@ -27,9 +28,9 @@ def figures(
 ) -> dict[tuple[str, str], dict[str, Any]]:
     """The verification of each pass of a run; the later one of two."""
     chosen = [] if "--graph" in words else ["--graph", "decoder"]
-    assert main(["-i", str(raw), "--verify", "--json", "--quiet", *chosen, *words]) == 0
+    assert main(["-i", str(raw), "--check-steps", "--json", "--quiet", *chosen, *words]) == 0
     passes = json.loads(capsys.readouterr().out)["passes"]
-    return {(p["graph"], p["pass"]): p["verify"] for p in passes}
+    return {(p["graph"], p["pass"]): p["check"] for p in passes}
 
 
 @pytest.mark.parametrize("graph", ["vision", "embedding", "decoder"])
@@ -80,13 +81,13 @@ class Broken(Pass):
         return 1
 
 
-BROKEN: Recipe = (*RECIPES["decoder"][:2], Step(lambda f: Broken()))
+BROKEN: Recipe = (*RECIPES["decoder"][:2], Step(Broken))
 
 
 def test_the_first_wrong_pass_stops_the_run(facts: Facts, tmp_path: Path) -> None:
-    model = runner.load(facts.raw / "decoder.onnx", facts.weights)
-    watch = Verify(tmp_path / "repro")
-    with pytest.raises(VerificationError, match=r"broken: \S+ of the decoder graph is off by"):
+    model = loading.load(facts.raw / "decoder.onnx", facts.weights)
+    watch = CheckSteps(tmp_path / "repro")
+    with pytest.raises(StepError, match=r"broken: \S+ of the decoder graph is off by"):
         list(runner.watched("decoder", model, BROKEN, facts, watchers=[watch]))
     watch.end()
     folder = tmp_path / "repro" / "decoder-broken"
@@ -101,12 +102,12 @@ def test_the_first_wrong_pass_stops_the_run(facts: Facts, tmp_path: Path) -> Non
 
 
 def test_a_large_model_is_cut(facts: Facts, tmp_path: Path) -> None:
-    model = runner.load(facts.raw / "decoder.onnx", facts.weights)
-    watch = Verify(tmp_path, limit=0)
+    model = loading.load(facts.raw / "decoder.onnx", facts.weights)
+    watch = CheckSteps(tmp_path, limit=0)
     steps = list(runner.watched("decoder", model, RECIPES["decoder"], facts, watchers=[watch]))
     watch.end()
     assert "(layers 0, 1, 3 of 4)" in steps[0][1]
-    assert all("verified: " in words for _, words in steps)
+    assert all("checked: " in words for _, words in steps)
     attentions = [n for n in watch.model.graph if n.op_type == "GroupQueryAttention"]
     whole = [n for n in model.graph if n.op_type == "GroupQueryAttention"]
     assert (len(attentions), len(whole)) == (3, 4), "the whole graph ships"
@@ -114,7 +115,7 @@ def test_a_large_model_is_cut(facts: Facts, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("graph", "dropped"), [("vision", "layers 0, 1, 4 of 5"), ("decoder", "")])
 def test_cutting_leaves_the_model_alone(graph: str, dropped: str, facts: Facts) -> None:
-    model = runner.load(facts.raw / f"{graph}.onnx", facts.weights)
+    model = loading.load(facts.raw / f"{graph}.onnx", facts.weights)
     before = ir.to_proto(model).SerializeToString(deterministic=True)
     copy, words = shortened(model, limit=0)
     assert dropped in words
@@ -124,7 +125,7 @@ def test_cutting_leaves_the_model_alone(graph: str, dropped: str, facts: Facts) 
 
 
 def test_logits_are_cut(facts: Facts) -> None:
-    model = runner.load(facts.raw / "decoder.onnx", facts.weights)
+    model = loading.load(facts.raw / "decoder.onnx", facts.weights)
     assert cut_logits(model, 100)
     logits = next(v for v in model.graph.outputs if v.name == "logits")
     assert logits.shape is not None and logits.shape[-1] == 100
@@ -134,7 +135,7 @@ def test_the_package_is_the_same_with_and_without(raw: Path, tmp_path: Path) -> 
     for words in ([], ["-e", "cuda"]):
         plain, watched = tmp_path / f"plain{len(words)}", tmp_path / f"watched{len(words)}"
         assert main(["-i", str(raw), "-o", str(plain), "--quiet", *words]) == 0
-        assert main(["-i", str(raw), "-o", str(watched), "--quiet", "--verify", *words]) == 0
+        assert main(["-i", str(raw), "-o", str(watched), "--quiet", "--check-steps", *words]) == 0
         for path in plain.iterdir():
             assert path.read_bytes() == (watched / path.name).read_bytes(), path.name
 

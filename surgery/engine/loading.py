@@ -1,0 +1,79 @@
+"""Graphs from files: those of a raw export, and those that anybody exported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+
+from surgery.base.errors import PackageError, UserError
+from surgery.engine.upgrade import upgrade
+from surgery.rewrite.weights import Inline, RowTensor
+
+WEIGHT = 1024
+"""Bytes from which an initializer of floats counts as a weight: passes wrap it and never read
+it."""
+
+
+def load(path: Path, weights: Path | None = None) -> ir.Model:
+    """Load a graph; its weights stay where they are.
+
+    Args:
+        path: an ONNX file.
+        weights: folder of its external data; its own by default.
+
+    Raises:
+        PackageError: no such file, or no ONNX graph in it.
+    """
+    try:
+        model = ir.load(path)
+    except FileNotFoundError as e:
+        raise PackageError(f"{path}: no such file.") from e
+    except Exception as e:  # protobuf raises its own kinds
+        raise PackageError(f"{path}: no ONNX graph: {e}.") from e
+    for graph in model.graphs():
+        ir.external_data.set_base_dir(graph, weights or path.parent)
+    return model
+
+
+def load_any(path: Path, weights: Path | None = None, weight: int = WEIGHT) -> ir.Model:
+    """Load a graph that anybody exported, in the form that the passes expect.
+
+    Its opset is brought to the one that has `Attention`, unknown shapes are inferred, constants
+    become initializers, and large initializers become weights, which passes wrap and never read.
+
+    Args:
+        path: an ONNX file.
+        weights: folder of its external data; its own by default.
+        weight: bytes from which an initializer of floats is a weight.
+
+    Raises:
+        PackageError: no such file, or no ONNX graph in it.
+    """
+    model = upgrade(load(path, weights), weights or path.parent)
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if tensor is None or isinstance(tensor, ir.ExternalTensor):
+                continue
+            if tensor.dtype.is_floating_point() and tensor.nbytes >= weight:
+                value.const_value = RowTensor(Inline(tensor), name=value.name or "")
+    return model
+
+
+def graph_files(source: Path) -> list[Path]:
+    """The ONNX files that a path means: itself, or those in a folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    if source.is_dir():
+        found = sorted(source.glob("*.onnx"))
+        if not found:
+            raise UserError(f"{source}: no .onnx file in this folder.")
+        return found
+    if not source.is_file():
+        raise PackageError(f"{source}: no such file.")
+    return [source]

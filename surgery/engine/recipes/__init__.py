@@ -1,0 +1,1 @@
+"""Which passes run, in which order, on which graph: visible tuples of steps."""

@@ -1,0 +1,141 @@
+"""Recipes for graphs that nobody made recipes for: every pass where it finds something to do."""
+
+from __future__ import annotations
+
+from surgery.engine.options import Settings
+from surgery.engine.step import Recipe, Step
+from surgery.engine.targets import F16, F32
+from surgery.engine.upgrade import OPSET
+from surgery.passes import (
+    Attention,
+    Dims,
+    Fold,
+    FreqTable,
+    Gelu,
+    GroupQueryAttention,
+    Half,
+    HalfAngles,
+    HeadNorm,
+    LastLogits,
+    LateRepeat,
+    LayerNorm,
+    LayerScale,
+    MatMulNBits,
+    MultiHeadAttention,
+    MultimodalRotary,
+    Noop,
+    Opset,
+    PackedAttention,
+    PatchEmbed,
+    PlainAttention,
+    QkvSplit,
+    ReshapeChain,
+    RmsNorm,
+    Rotary,
+    Silu,
+    SkipLayerNorm,
+    SkipRmsNorm,
+    Slices,
+    StaticReshape,
+    WeightCast,
+    WeightShift,
+    WeightTranspose,
+    ZeroBias,
+)
+
+TIDY: Recipe[Settings] = (
+    Step(Dims, lambda f: {"aliases": {"past + sequence": "total"}}),
+    Step(Fold),
+    Step(Dims, lambda f: {"aliases": {"past + sequence": "total"}}),
+    Step(Noop),
+    Step(WeightCast),
+    Step(StaticReshape),
+    Step(ZeroBias),
+)
+"""What every other pass starts from."""
+
+NORMS: Recipe[Settings] = (
+    Step(WeightShift),
+    Step(LayerNorm),
+    Step(RmsNorm, lambda f: {"op": f.target.rms_norm}),
+    Step(HeadNorm),
+    Step(Dims),
+)
+
+ROTARY: Recipe[Settings] = (
+    Step(HalfAngles),
+    Step(LateRepeat),
+    Step(FreqTable, lambda f: {"rows": f.options.max_length}),
+    Step(MultimodalRotary, lambda f: {"fused": f.target.runs("MRotaryEmbedding", F32)}),
+    Step(Rotary),
+    Step(HeadNorm),
+)
+
+MLP: Recipe[Settings] = (
+    Step(Gelu),
+    Step(Silu),
+    Step(LayerScale),
+    Step(SkipLayerNorm),
+    Step(SkipRmsNorm),
+)
+
+WEIGHTS: Recipe[Settings] = (
+    Step(PlainAttention, when=lambda f: f.target.opset < OPSET),
+    Step(
+        MatMulNBits,
+        lambda f: {
+            "policy": f.format,
+            "accuracy_level": f.target.accuracy_level,
+            "scales": f.text_dtype,
+        },
+        when=lambda f: f.quantized,
+    ),
+    Step(WeightTranspose),
+    Step(Fold),
+    Step(ReshapeChain),
+    Step(Half, lambda f: {"runs": f.half_op}, when=lambda f: f.text_dtype == F16),
+    Step(Opset, lambda f: {"version": f.target.opset}, when=lambda f: f.target.opset < OPSET),
+)
+
+DECODER: Recipe[Settings] = (
+    *TIDY,
+    Step(Slices),
+    *NORMS,
+    *ROTARY,
+    Step(Attention),
+    Step(GroupQueryAttention),
+    *MLP,
+    Step(LastLogits),
+    *WEIGHTS,
+)
+
+VISION: Recipe[Settings] = (
+    *TIDY,
+    Step(PatchEmbed),
+    Step(QkvSplit),
+    Step(Slices),
+    *NORMS,
+    *ROTARY,
+    Step(Attention),
+    Step(PackedAttention),
+    Step(MultiHeadAttention),
+    *MLP,
+    *WEIGHTS,
+)
+
+ANY: Recipe[Settings] = (
+    *TIDY,
+    Step(PatchEmbed),
+    Step(QkvSplit),
+    Step(Slices),
+    *NORMS,
+    *ROTARY,
+    Step(Attention),
+    Step(GroupQueryAttention),
+    Step(PackedAttention),
+    Step(MultiHeadAttention),
+    *MLP,
+    *WEIGHTS,
+)
+
+GENERIC: dict[str, Recipe[Settings]] = {"decoder": DECODER, "vision": VISION, "any": ANY}
