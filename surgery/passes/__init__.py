@@ -33,6 +33,7 @@ from surgery.passes.tidy.fold import Fold
 from surgery.passes.tidy.noop import Noop
 from surgery.passes.tidy.opset import Opset
 from surgery.passes.tidy.reshape_chain import ReshapeChain
+from surgery.passes.tidy.shapes import Shapes
 from surgery.passes.tidy.slices import Slices
 from surgery.passes.tidy.static_reshape import StaticReshape
 from surgery.passes.vision.deepstack import DeepStack
@@ -51,8 +52,10 @@ from surgery.passes.weights.weight_transpose import WeightTranspose
 from surgery.rewrite.contract import Pass
 
 TIDY: tuple[Pass, ...] = (
+    Shapes(),
     Dims({"past + sequence": "total"}),
     Fold(),
+    Shapes(),
     Dims({"past + sequence": "total"}),
     Noop(),
     WeightCast(),
@@ -98,6 +101,7 @@ __all__ = [
     "ReshapeChain",
     "RmsNorm",
     "Rotary",
+    "Shapes",
     "Silu",
     "SkipLayerNorm",
     "SkipRmsNorm",

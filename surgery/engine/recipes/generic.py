@@ -32,6 +32,7 @@ from surgery.passes import (
     ReshapeChain,
     RmsNorm,
     Rotary,
+    Shapes,
     Silu,
     SkipLayerNorm,
     SkipRmsNorm,
@@ -44,8 +45,10 @@ from surgery.passes import (
 )
 
 TIDY: Recipe[Settings] = (
+    Step(Shapes),
     Step(Dims, lambda f: {"aliases": {"past + sequence": "total"}}),
     Step(Fold),
+    Step(Shapes),
     Step(Dims, lambda f: {"aliases": {"past + sequence": "total"}}),
     Step(Noop),
     Step(WeightCast),
