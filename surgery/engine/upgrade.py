@@ -8,8 +8,7 @@ from pathlib import Path
 import onnx_ir as ir
 from onnxscript.version_converter import convert_version
 
-from surgery.match.shape_rules import NOTHING
-from surgery.match.shapes import inferred, write
+from surgery.match.shapes import annotate
 
 OPSET = 23
 """The first with `Attention`, which passes start from."""
@@ -25,9 +24,7 @@ def upgrade(model: ir.Model, weights: Path) -> ir.Model:
     """
     if model.opset_imports.get("", OPSET) < OPSET:
         model = newer(model)
-    known = inferred(model)
-    for value in (v for graph in model.graphs() for node in graph for v in node.outputs):
-        write(value, known.get(value, NOTHING))
+    annotate(model)
     for graph in model.graphs():
         ir.external_data.set_base_dir(graph, weights)
     return model

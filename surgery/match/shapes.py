@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
+import sympy
 
 from surgery.match.lengths import Length, Lengths, equal, lengths_of, spelled
 from surgery.match.shape_rules import MANY, NOTHING, RULES, Known
@@ -92,14 +93,34 @@ def better(ours: Length, theirs: Length) -> Length:
     return theirs if isinstance(theirs, int) and not isinstance(ours, int) else ours
 
 
-def write(value: ir.Value, known: Known) -> bool:
+def annotate(model: ir.Model) -> tuple[list[ir.Value], dict[ir.Value, Known]]:
+    """Let every value say what is known of it.
+
+    Where the exporter gave a length that we know as an expression a name of its own, as for the
+    cache and the mask, that name stands for the expression everywhere.
+
+    Returns:
+        The values for which that is news, and what is known.
+    """
+    known = inferred(model)
+    nodes = [node for graph in model.graphs() for node in graph]
+    found = [(v, known[v]) for node in nodes for v in node.outputs if v in known]
+    aliases: dict[Length, Length] = {}
+    for value, fact in found:
+        for ours, theirs in zip(fact.shape or (), lengths_of(value.shape) or (), strict=False):
+            if isinstance(theirs, sympy.Symbol) and isinstance(ours, sympy.Add):
+                aliases.setdefault(ours, theirs)
+    return [value for value, fact in found if write(value, fact, aliases)], known
+
+
+def write(value: ir.Value, known: Known, aliases: dict[Length, Length]) -> bool:
     """Let a value say what is known of it; returns whether that is news."""
     changed = False
     if known.dtype is not None and value.dtype is None:
         value.type, changed = ir.TensorType(known.dtype), True
     if known.shape is None:
         return changed
-    shape = ir.Shape([spelled(length) for length in known.shape])
-    if value.shape is None or len(value.shape) != len(shape) or value.shape != shape:
+    shape = ir.Shape([spelled(aliases.get(length, length)) for length in known.shape])
+    if value.shape is None or value.shape != shape:
         value.shape, changed = shape, True
     return changed

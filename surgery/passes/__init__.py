@@ -4,6 +4,7 @@
 """
 
 from surgery.passes.attention.attention import Attention
+from surgery.passes.attention.attention_heads import AttentionHeads
 from surgery.passes.attention.group_query_attention import GroupQueryAttention
 from surgery.passes.attention.multi_head_attention import MultiHeadAttention
 from surgery.passes.attention.packed_attention import PackedAttention
@@ -28,6 +29,7 @@ from surgery.passes.rotary.half_angles import HalfAngles
 from surgery.passes.rotary.late_repeat import LateRepeat
 from surgery.passes.rotary.multimodal_rotary import MultimodalRotary
 from surgery.passes.rotary.rotary import Rotary
+from surgery.passes.rotary.rotary_rows import RotaryRows
 from surgery.passes.tidy.dims import Dims
 from surgery.passes.tidy.fold import Fold
 from surgery.passes.tidy.noop import Noop
@@ -67,6 +69,7 @@ TIDY: tuple[Pass, ...] = (
 __all__ = [
     "TIDY",
     "Attention",
+    "AttentionHeads",
     "DeepStack",
     "Dims",
     "FeatureConcat",
@@ -101,6 +104,7 @@ __all__ = [
     "ReshapeChain",
     "RmsNorm",
     "Rotary",
+    "RotaryRows",
     "Shapes",
     "Silu",
     "SkipLayerNorm",

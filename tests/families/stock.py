@@ -70,7 +70,7 @@ class Decoder:
     def settings(self) -> dict[str, Any]:
         """Arguments of the configuration."""
         heads, kv_heads, width = self.heads
-        return {
+        plain: dict[str, Any] = {
             "vocab_size": VOCABULARY,
             "hidden_size": heads * width,
             "intermediate_size": 2 * width + 64,
@@ -81,8 +81,8 @@ class Decoder:
             "pad_token_id": 0,
             "bos_token_id": 1,
             "eos_token_id": 2,
-            **self.sizes,
         }
+        return {name: size for name, size in (plain | self.sizes).items() if size is not None}
 
     def inputs(self, batch: int, sequence: int, past: int, seed: int, padding: int = 0) -> Inputs:
         """Random tokens behind a random cache; `padding` tokens at the end of the first row."""
@@ -208,7 +208,7 @@ class Encoder:
             "num_hidden_layers": LAYERS,
             "num_attention_heads": heads,
         }
-        return {**plain, **self.sizes}
+        return {k: v for k, v in (plain | self.sizes).items() if k != "shape"}
 
     def inputs(self, batch: int, length: int, seed: int) -> Inputs:
         """Random inputs; a batch of tokens is padded at the end of the first row."""

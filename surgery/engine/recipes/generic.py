@@ -8,6 +8,7 @@ from surgery.engine.targets import F16, F32
 from surgery.engine.upgrade import OPSET
 from surgery.passes import (
     Attention,
+    AttentionHeads,
     Dims,
     Fold,
     FreqTable,
@@ -32,6 +33,7 @@ from surgery.passes import (
     ReshapeChain,
     RmsNorm,
     Rotary,
+    RotaryRows,
     Shapes,
     Silu,
     SkipLayerNorm,
@@ -71,6 +73,7 @@ ROTARY: Recipe[Settings] = (
     Step(FreqTable, lambda f: {"rows": f.options.max_length}),
     Step(MultimodalRotary, lambda f: {"fused": f.target.runs("MRotaryEmbedding", F32)}),
     Step(Rotary),
+    Step(RotaryRows),
     Step(HeadNorm),
 )
 
@@ -106,6 +109,7 @@ DECODER: Recipe[Settings] = (
     *NORMS,
     *ROTARY,
     Step(Attention),
+    Step(AttentionHeads),
     Step(GroupQueryAttention),
     *MLP,
     Step(LastLogits),
@@ -120,6 +124,7 @@ VISION: Recipe[Settings] = (
     *NORMS,
     *ROTARY,
     Step(Attention),
+    Step(AttentionHeads),
     Step(PackedAttention),
     Step(MultiHeadAttention),
     *MLP,
@@ -134,6 +139,7 @@ ANY: Recipe[Settings] = (
     *NORMS,
     *ROTARY,
     Step(Attention),
+    Step(AttentionHeads),
     Step(GroupQueryAttention),
     Step(PackedAttention),
     Step(MultiHeadAttention),

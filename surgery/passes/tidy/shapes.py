@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from surgery.match.shape_rules import Known
-from surgery.match.shapes import inferred, write
+from surgery.match.shapes import annotate
 from surgery.rewrite.builder import initializer, names, prune
 from surgery.rewrite.contract import Pass, Site
 from surgery.rewrite.matcher import constant
@@ -41,19 +41,15 @@ class Shapes(Pass):
 
 def work(model: ir.Model) -> list[ir.Value]:
     """Write shapes and replace known integers; the values that changed."""
-    changed = []
     taken = names(model)
-    known = inferred(model)
+    news, known = annotate(model)
+    changed = dict.fromkeys(news)
     for graph in model.graphs():
         for node in list(graph):
             for value in node.outputs:
-                found = known.get(value)
-                if found is None:
-                    continue
-                news = write(value, found)
-                if settled(graph, node, value, found, taken) or news:
-                    changed.append(value)
-    return changed
+                if value in known and settled(graph, node, value, known[value], taken):
+                    changed[value] = None
+    return list(changed)
 
 
 def settled(
