@@ -57,9 +57,10 @@ def serve(source: str | Path | None, cache_dir: str | None, revision: str | None
     """
     replies, requests = own_stdout(), incoming()
     try:
+        checkpoint = open_checkpoint(source, cache_dir, revision)
         from export_min.reference import Reference  # torch takes seconds to import
 
-        reference = Reference(open_checkpoint(source, cache_dir, revision))
+        reference = Reference(checkpoint)
     except UserError as e:
         send(replies, failure(e))
         return 2
