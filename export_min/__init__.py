@@ -18,8 +18,9 @@ import onnx_ir as ir
 
 from export_min import families
 from export_min.aside import meanwhile
-from export_min.checkpoint import Checkpoint, CheckpointError, open_checkpoint
+from export_min.checkpoint import Checkpoint, open_checkpoint
 from surgery.base.console import console, progress
+from surgery.base.errors import CheckpointError
 from surgery.base.staging import check_free, staged
 
 __all__ = ["CheckpointError", "export", "open_checkpoint"]

@@ -13,3 +13,12 @@ class OutputError(UserError):
 
 class PackageError(UserError):
     """A directory is not what it should be: a file is missing, or two files disagree."""
+
+
+class CheckpointError(UserError):
+    """The checkpoint cannot be used. The message is one line: what was found, what to do."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a foreign error's message, to keep ours to one; its class where empty."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
