@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx_ir as ir
 from onnxscript.version_converter import convert_version
 
-from surgery.match.shapes import annotate
+from surgery.match.shape_inference import annotate
 
 OPSET = 23
 """The first with `Attention`, which passes start from."""

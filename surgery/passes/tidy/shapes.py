@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from surgery.match.shape_rules import Known
-from surgery.match.shapes import annotate
+from surgery.match.shape_inference import annotate
 from surgery.rewrite.builder import initializer, names, prune
 from surgery.rewrite.contract import Pass, Site
 from surgery.rewrite.matcher import constant
