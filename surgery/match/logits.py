@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from surgery.rewrite.matcher import constant
+
 MOVES = ("Transpose", "Cast", "Identity")
 """Ops that may stand between a weight and its product."""
 SHAPERS = (*MOVES, "Add", "Mul", "Div", "Tanh", "Slice", "Reshape")
 """Ops that may stand between the product with a head and the logits."""
+POINTWISE = ("Mul", "Div", "Tanh")
+"""Those of them that act on each number alone."""
 
 
 def head_weights(model: ir.Model) -> frozenset[str]:
@@ -26,3 +30,17 @@ def head_weights(model: ir.Model) -> frozenset[str]:
         elif node.op_type in SHAPERS:
             queue += [value for value in node.inputs if value is not None]
     return frozenset(found - {""})
+
+
+def path_to_logits(node: ir.Node) -> list[ir.Value]:
+    """The product and what becomes of it one number at a time: a scale, a soft cap."""
+    values = [node.outputs[0]]
+    while not values[-1].is_graph_output() and len(users := values[-1].consumers()) == 1:
+        (user,) = users
+        others = [v for v in user.inputs if v is not values[-1]]
+        numbers = [constant(v) for v in others]
+        scalar = all(n is not None and n.size == 1 and n.ndim <= 1 for n in numbers)
+        if user.op_type not in POINTWISE or not scalar:
+            break
+        values.append(user.outputs[0])
+    return values

@@ -1,4 +1,4 @@
-"""Causal masks, read by running them."""
+"""Attention masks: causal ones, read by running them, and masks as numbers to be added."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from surgery.match.probe import Leaks, Region
+from surgery.rewrite.builder import Builder
 
 
 @dataclass(frozen=True)
@@ -106,3 +107,12 @@ def example(value: ir.Value, padding: bool, sizes: dict[str, int], sequence: int
         array[:] = 1
         array[0, -1] = sequence == 1
     return array
+
+
+def additive_mask(mask: ir.Value, add: Builder) -> ir.Value:
+    """A mask as numbers to be added to the scores."""
+    if mask.dtype == ir.DataType.FLOAT:
+        return mask
+    nil = add.constant(np.array(0, np.float32), "shown")
+    lowest = add.constant(np.array(np.finfo(np.float32).min), "hidden")
+    return add("Where", [mask, nil, lowest], dtype=ir.DataType.FLOAT, shape=mask.shape)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from surgery.match.rotary import other
+from surgery.match.nodes import other_operand
 from surgery.rewrite.matcher import Matcher, constant
 
 
@@ -39,7 +39,7 @@ def squared(value: ir.Value, m: Matcher) -> ir.Value:
 def scaled(variance: ir.Value, x: ir.Value, m: Matcher) -> tuple[ir.Value, float]:
     """x / sqrt(variance + epsilon), and epsilon."""
     total = m.user(variance, "Add")
-    epsilon = m.constant(other(total, variance), "a constant epsilon")
+    epsilon = m.constant(other_operand(total, variance), "a constant epsilon")
     m.check(epsilon.size == 1, "a constant epsilon, one number", epsilon)
     users = total.outputs[0].consumers()
     if len(users) == 1 and users[0].op_type == "Pow":
@@ -62,7 +62,7 @@ def scaled(variance: ir.Value, x: ir.Value, m: Matcher) -> tuple[ir.Value, float
 def affine(normed: ir.Value, m: Matcher) -> tuple[ir.Value, ir.Value]:
     """A weight of one row on a normalized value, and the product."""
     product = m.user(normed, "Mul")
-    weight = other(product, normed)
+    weight = other_operand(product, normed)
     m.rank(weight, 1)
     return weight, product.outputs[0]
 
@@ -72,7 +72,7 @@ def shifted(product: ir.Value) -> tuple[ir.Value, ir.Value] | None:
     users = product.consumers()
     if len(users) != 1 or users[0].op_type != "Add" or product.is_graph_output():
         return None
-    bias = other(users[0], product)
+    bias = other_operand(users[0], product)
     row = bias.shape is not None and len(bias.shape) == 1
     known = bias.is_initializer() or constant(bias) is not None
     return (bias, users[0].outputs[0]) if row and known else None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from surgery.match.nodes import made_by, other_operand, slice_bounds
 from surgery.rewrite.builder import Builder, replace
 from surgery.rewrite.matcher import Matcher
 
@@ -43,11 +44,11 @@ def rotation(node: ir.Node, m: Matcher) -> Rotation:
     interleaved = all(v is not None and made_by(v, "Unsqueeze") for v in node.inputs)
     x, width, turned = pairs(node, m) if interleaved else halves(node, m)
     product = m.user(turned, "Mul")
-    sin = other(product, turned)
+    sin = other_operand(product, turned)
     total = m.user(product.outputs[0], "Add")
-    straight = m.producer(other(total, product.outputs[0]), "Mul")
+    straight = m.producer(other_operand(total, product.outputs[0]), "Mul")
     m.check(x in straight.inputs, "x * cos beside it", "another product")
-    cos, end = other(straight, x), total.outputs[0]
+    cos, end = other_operand(straight, x), total.outputs[0]
     whole, joined = around(x, end, width, m) or (x, end)
     return Rotation(x, cos, sin, end, width, interleaved, whole, joined)
 
@@ -62,7 +63,7 @@ def halves(node: ir.Node, m: Matcher) -> tuple[ir.Value, int, ir.Value]:
     axis = node.attributes["axis"].as_int()
     m.check(axis in last, "halves joined along the last axis", axis)
     if first.op_type == "Slice":
-        lower, upper = sliced(first, m), sliced(second, m)
+        lower, upper = slice_bounds(first, m), slice_bounds(second, m)
         m.check(lower[2] in last and upper[2] in last, "slices of the last axis", lower[2])
         m.check(lower[:2] == (0, width // 2), f"a first half of {width // 2}", lower[:2])
         m.check(upper[0] == width // 2 and upper[1] >= width, "the second half", upper[:2])
@@ -87,7 +88,7 @@ def pairs(node: ir.Node, m: Matcher) -> tuple[ir.Value, int, ir.Value]:
     axes = [m.constant(u.inputs[1]).ravel().tolist() for u in lifted]
     m.check(all(a in ([-1], [rank]) for a in axes), "pairs stacked along a new last axis", axes)
     for part, start in ((first, 0), (second, 1)):
-        begin, end, along = sliced(part, m, step=2)
+        begin, end, along = slice_bounds(part, m, step=2)
         m.check(along in (-1, rank - 1), "slices of the last axis", along)
         m.check((begin, end >= width) == (start, True), f"every other from {start}", (begin, end))
     flat = m.user(node.outputs[0], "Reshape").outputs[0]
@@ -122,7 +123,7 @@ def around(x: ir.Value, end: ir.Value, width: int, m: Matcher) -> tuple[ir.Value
     m.check(joined.attributes["axis"].as_int() in last, "parts joined along the last axis", joined)
     m.check(rest.inputs[0] is whole, "the rest of the same rows behind", "another value")
     if part.op_type == "Slice":
-        front, back = sliced(part, m), sliced(rest, m)
+        front, back = slice_bounds(part, m), slice_bounds(rest, m)
         fits = front == (0, width, front[2]) and front[2] in last and back[2] in last
         m.check(fits, f"the first {width} columns", front)
         size = whole.shape[-1]
@@ -132,33 +133,6 @@ def around(x: ir.Value, end: ir.Value, width: int, m: Matcher) -> tuple[ir.Value
         m.check(rest is part, "the rest of one Split behind", rest.op_type)
         m.check(x is part.outputs[0] and len(part.outputs) == 2, "a front part", "another")
     return whole, joined.outputs[0]
-
-
-def made_by(value: ir.Value, op: str) -> bool:
-    """Whether a node of type `op` computes a value."""
-    node = value.producer()
-    return node is not None and node.op_type == op
-
-
-def sliced(node: ir.Node, m: Matcher, step: int = 1) -> tuple[int, int, int]:
-    """Start, end and axis of a slice along one axis, of every `step`-th."""
-    m.check(len(node.inputs) > 3, "a slice with axes", len(node.inputs))
-    starts, ends, axes = (
-        m.constant(value, "a constant slice").ravel().tolist() for value in node.inputs[1:4]
-    )
-    m.check(len(axes) == 1, "a slice of one axis", axes)
-    steps = m.constant(node.inputs[4], "constant steps") if len(node.inputs) > 4 else None
-    fits = (step == 1) if steps is None else bool((steps == step).all())
-    m.check(fits, f"steps of {step}", steps)
-    return starts[0], ends[0], axes[0]
-
-
-def other(node: ir.Node, value: ir.Value) -> ir.Value:
-    """The other operand of a node with two."""
-    a, b = node.inputs[:2]
-    found = b if a is value else a
-    assert found is not None
-    return found
 
 
 def unsqueezed(value: ir.Value, m: Matcher) -> ir.Value:

@@ -8,8 +8,9 @@ import numpy as np
 import onnx_ir as ir
 
 from surgery.match.heads import flat, merged, split
+from surgery.match.masks import additive_mask
 from surgery.match.probe import Leaks, Region
-from surgery.passes.attention.plain_attention import bias
+from surgery.match.shapes import same_dim
 from surgery.rewrite.builder import Builder, replace
 from surgery.rewrite.contract import NodePass
 from surgery.rewrite.matcher import Matcher, constant
@@ -89,7 +90,7 @@ class MultiHeadAttention(NodePass[Full]):
         ]
         if found.mask is not None:
             if found.mask not in self.biases:
-                self.biases[found.mask] = bias(found.mask, add)
+                self.biases[found.mask] = additive_mask(found.mask, add)
             inputs += [None, None, self.biases[found.mask]]
         out = add("MultiHeadAttention", inputs, attributes, domain="com.microsoft", like=found.end)
         replace(found.end, out)
@@ -104,14 +105,11 @@ def fits(mask: ir.Value, query: ir.Value | None, key: ir.Value | None, m: Matche
     m.check(known, "known shapes", (query.shape, key.shape))
     assert mask.shape is not None and query.shape is not None and key.shape is not None
     wanted = [query.shape[0], query.shape[1], query.shape[2], key.shape[2]]
-    alike = [same(d, w) or (d == 1 and i < 2) for i, (d, w) in enumerate(zip(mask.shape, wanted))]
+    alike = [
+        same_dim(d, w) or (d == 1 and i < 2) for i, (d, w) in enumerate(zip(mask.shape, wanted))
+    ]
     what = f"a mask that hides nothing, or one of {ir.Shape(wanted)}"
     m.check(all(alike), what, mask.shape)
-
-
-def same(a: int | ir.SymbolicDim, b: int | ir.SymbolicDim) -> bool:
-    """Whether two lengths are known to be equal."""
-    return a == b and (isinstance(a, int) or a.value is not None)
 
 
 def read_mask(mask: ir.Value) -> str | None:

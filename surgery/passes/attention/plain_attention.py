@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from surgery.match.masks import additive_mask
 from surgery.rewrite.builder import Builder, replace
 from surgery.rewrite.contract import NodePass
 from surgery.rewrite.matcher import Matcher
@@ -106,7 +107,7 @@ class PlainAttention(NodePass[Whole]):
             scores = op("Mul", [op("Tanh", [op("Div", [scores, cap])]), cap])
         if found.mask is not None:
             if found.mask not in self.biases:
-                self.biases[found.mask] = bias(found.mask, add)
+                self.biases[found.mask] = additive_mask(found.mask, add)
             scores = op("Add", [scores, self.biases[found.mask]])
         weights = op("Softmax", [scores], axis=-1)
         replace(node.outputs[0], add("MatMul", [weights, value], like=node.outputs[0]))
@@ -123,12 +124,3 @@ def repeated(x: ir.Value, heads: int, kv_heads: int, add: Builder) -> ir.Value:
     wide = add("Expand", [lifted, spread], dtype=x.dtype, shape=(b, kv_heads, times, t, d))
     flat = add.constant(np.array([0, heads, -1, d], np.int64), f"heads_{heads}")
     return add("Reshape", [wide, flat], dtype=x.dtype, shape=(b, heads, t, d))
-
-
-def bias(mask: ir.Value, add: Builder) -> ir.Value:
-    """A mask as numbers to be added to the scores."""
-    if mask.dtype == FLOAT:
-        return mask
-    nil = add.constant(np.array(0, np.float32), "shown")
-    lowest = add.constant(np.array(np.finfo(np.float32).min), "hidden")
-    return add("Where", [mask, nil, lowest], dtype=FLOAT, shape=mask.shape)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from surgery.match.rotary import other, sliced
+from surgery.match.nodes import other_operand, slice_bounds
 from surgery.rewrite.builder import Builder, replace
 from surgery.rewrite.contract import NodePass
 from surgery.rewrite.matcher import Matcher
@@ -64,10 +64,10 @@ class MixtureOfExperts(NodePass[Mixture]):
         m.check(m.constant(spread.inputs[1]).tolist() in ([2], [-1]), "a score a row", "other axes")
         weighted = m.user(spread.outputs[0], "Mul")
         gated = m.user(weighted.outputs[0], "Mul")
-        act = m.producer(other(gated, weighted.outputs[0]), "Mul")
-        both, gate = self.halves(other(weighted, spread.outputs[0]), m)
+        act = m.producer(other_operand(gated, weighted.outputs[0]), "Mul")
+        both, gate = self.halves(other_operand(weighted, spread.outputs[0]), m)
         m.check(gate in act.inputs, "silu of the gate", "another value")
-        sigmoid = m.producer(other(act, gate), "Sigmoid")
+        sigmoid = m.producer(other_operand(act, gate), "Sigmoid")
         m.check(sigmoid.inputs[0] is gate, "x * Sigmoid(x)", "another factor")
         product = m.producer(both, "MatMul")
         token = m.producer(product.inputs[0], "Unsqueeze")
@@ -118,12 +118,12 @@ class MixtureOfExperts(NodePass[Mixture]):
         width = both.shape[-1] if both.shape is not None else None
         m.check(isinstance(width, int), "a known number of columns", width)
         assert isinstance(width, int)
-        start, end, axis = sliced(second, m)
+        start, end, axis = slice_bounds(second, m)
         m.check(axis in (-1, 2), "halves of the columns", f"axis {axis}")
         m.check(2 * start == width <= end, "the second half", f"{start} to {end} of {width}")
         first = [n for n in both.consumers() if n.op_type == "Slice" and n is not second]
         m.check(len(first) == 1, "two halves", len(first) + 1)
-        found = sliced(first[0], m)
+        found = slice_bounds(first[0], m)
         m.check(found == (0, start, axis), "the first half", found)
         return both, first[0].outputs[0]
 

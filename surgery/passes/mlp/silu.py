@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from surgery.match.rotary import other
+from surgery.match.nodes import other_operand
 from surgery.rewrite.builder import Builder, replace
 from surgery.rewrite.contract import NodePass
 from surgery.rewrite.matcher import Matcher
@@ -42,9 +42,9 @@ class Silu(NodePass[Gated]):
         assert x is not None
         alpha = 1.0
         if x not in product.inputs and (made := x.producer()) and made.op_type == "Mul":
-            gate = other(product, node.outputs[0])
+            gate = other_operand(product, node.outputs[0])
             if gate in made.inputs:
-                factor = m.constant(other(made, gate), "a constant factor")
+                factor = m.constant(other_operand(made, gate), "a constant factor")
                 m.check(factor.size == 1 and factor.ndim == 0, "one factor", factor.shape)
                 x, alpha = gate, float(factor)
         m.check(x in product.inputs, "x * Sigmoid(x)", "a product with another value")

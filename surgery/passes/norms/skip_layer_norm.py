@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from surgery.passes.tidy.reshape_chain import same_shape
+from surgery.match.shapes import same_dim, same_shape
 from surgery.rewrite.builder import Builder, replace
 from surgery.rewrite.contract import NodePass
 from surgery.rewrite.matcher import Matcher
@@ -68,8 +68,7 @@ def repeats(a: ir.Value, b: ir.Value) -> bool:
         return False
     leading = list(b.shape[:-2])
     pairs = list(zip(a.shape[1:], b.shape[-2:], strict=False))
-    known = all(isinstance(d, int) or d.value is not None for pair in pairs for d in pair)
-    return leading in ([], [1]) and len(pairs) == 2 and known and all(x == y for x, y in pairs)
+    return leading in ([], [1]) and len(pairs) == 2 and all(same_dim(x, y) for x, y in pairs)
 
 
 def shapes(*values: ir.Value) -> str:

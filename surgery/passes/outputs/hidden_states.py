@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from surgery.passes.outputs.last_logits import path
+from surgery.match.logits import path_to_logits
 from surgery.rewrite.builder import Builder
 from surgery.rewrite.contract import NodePass
 from surgery.rewrite.matcher import Matcher
@@ -28,7 +28,7 @@ class HiddenStates(NodePass[ir.Value]):
 
     def match(self, node: ir.Node, m: Matcher) -> ir.Value:
         """The hidden states before the head."""
-        out = path(node)[-1]
+        out = path_to_logits(node)[-1]
         m.check(out.is_graph_output() and out.name == "logits", "the output logits", out.name)
         hidden = node.inputs[0]
         assert hidden is not None

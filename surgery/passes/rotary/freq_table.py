@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from surgery.match.rotary import other
+from surgery.match.nodes import other_operand
 from surgery.rewrite.builder import Builder, replace
 from surgery.rewrite.contract import NodePass
 from surgery.rewrite.matcher import Matcher, constant
@@ -66,7 +66,7 @@ class FreqTable(NodePass[Angle]):
         scale, end = 1.0, node.outputs[0]
         users = end.consumers()
         if len(users) == 1 and users[0].op_type == "Mul" and not end.is_graph_output():
-            factor = other(users[0], end)
+            factor = other_operand(users[0], end)
             numbers = constant(factor)
             if numbers is not None and numbers.ndim == 0:
                 scale, end = float(numbers), users[0].outputs[0]

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from surgery.match.rotary import once, other
+from surgery.match.nodes import other_operand
+from surgery.match.rotary import once
 from surgery.rewrite.builder import Builder, replace
 from surgery.rewrite.contract import NodePass
 from surgery.rewrite.matcher import Matcher, constant
@@ -58,7 +59,7 @@ class HalfAngles(NodePass[Repeated]):
         end, scale = node.outputs[0], None
         users = end.consumers()
         if len(users) == 1 and users[0].op_type == "Mul" and not end.is_graph_output():
-            factor = other(users[0], end)
+            factor = other_operand(users[0], end)
             numbers = constant(factor)
             if numbers is not None and numbers.ndim == 0:
                 scale, end = factor, users[0].outputs[0]

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
+from surgery.match.shapes import same_shape
 from surgery.rewrite.builder import Builder, replace
 from surgery.rewrite.contract import NodePass
 from surgery.rewrite.matcher import Matcher, Miss, constant
@@ -52,12 +53,3 @@ class ReshapeChain(NodePass[ir.Value]):
             replace(node.outputs[0], found)
         else:
             node.replace_input_with(0, found)
-
-
-def same_shape(a: ir.Value, b: ir.Value) -> bool:
-    """Whether two values surely have the same shape."""
-    if a.shape is None or b.shape is None or len(a.shape) != len(b.shape):
-        return False
-    pairs = list(zip(a.shape, b.shape, strict=True))
-    named = all(isinstance(d, int) or d.value is not None for pair in pairs for d in pair)
-    return named and all(x == y for x, y in pairs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from surgery.match.rotary import sliced
+from surgery.match.nodes import slice_bounds
 from surgery.rewrite.builder import Builder, replace
 from surgery.rewrite.contract import NodePass
 from surgery.rewrite.matcher import Matcher, Miss
@@ -32,7 +32,7 @@ class Slices(NodePass[list[ir.Node]]):
         m.check(isinstance(width, int), "a known last axis", x.shape)
         assert isinstance(width, int)
         last = (-1, len(x.shape or ()) - 1)
-        start, end, axis = sliced(node, m)
+        start, end, axis = slice_bounds(node, m)
         m.check(axis in last, "slices of the last axis", axis)
         m.check(start == 0 and end < width, "a first part", (start, end))
         parts, reached = [node], end
@@ -40,7 +40,7 @@ class Slices(NodePass[list[ir.Node]]):
             following = [n for n in x.consumers() if n.graph is node.graph and begins(n, reached)]
             m.check(len(following) == 1, f"one part from {reached} on", len(following))
             parts.append(following[0])
-            reached = sliced(following[0], m)[1]
+            reached = slice_bounds(following[0], m)[1]
         m.check(len(parts) > 2, "three parts or more", len(parts))
         return parts
 
@@ -68,7 +68,7 @@ def begins(node: ir.Node, at: int) -> bool:
     if node.op_type != "Slice" or node.inputs[0] is None:
         return False
     try:
-        start, _, axis = sliced(node, Matcher(node))
+        start, _, axis = slice_bounds(node, Matcher(node))
     except Miss:
         return False
     return start == at and axis in (-1, len(node.inputs[0].shape or ()) - 1)

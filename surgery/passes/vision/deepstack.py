@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from surgery.match.rotary import sliced
+from surgery.match.nodes import slice_bounds
 from surgery.rewrite.builder import Builder, replace
 from surgery.rewrite.contract import NodePass
 from surgery.rewrite.matcher import Matcher
@@ -59,7 +59,7 @@ class DeepStack(NodePass[Level]):
         m.rank(features, 3)
         reduction = node.attributes.get_string("reduction", "none")
         m.check(reduction == "none", "rows put in place", reduction)
-        start, end, axis = sliced(part, m)
+        start, end, axis = slice_bounds(part, m)
         m.check((end, axis) == (start + 1, 0), "one level along axis 0", (start, end, axis))
         return Level(hidden, features, start)
 
