@@ -1,4 +1,4 @@
-"""A checkpoint as the raw export of it describes it, whatever the options of a run."""
+"""What a raw export says about its checkpoint, independent of the options of a run."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ MANIFEST = ("source", "checkpoint", "weights", "headers", "config", "resolved", 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint, seen through the raw export of it.
+    """A checkpoint, described by its raw export.
 
-    Numbers of the model are those that transformers resolved at the export: the manifest holds
-    config.json with every default filled in.
+    The numbers are those that transformers resolved at the export: the manifest holds config.json
+    with every default filled in.
 
     Attributes:
         raw: the directory of the export.
@@ -36,12 +36,15 @@ class Checkpoint:
     def check_unchanged(self) -> None:
         """Raise `PackageError` if the checkpoint is no longer the one that was exported.
 
-        The graphs point into its shards by offset, so a shard written anew would be read wrongly.
+        The graphs refer to its shards by offset, so a rewritten shard would be read wrongly.
         """
         for name, digest in self.manifest["headers"].items():
             shard = self.weights / name
             if not shard.is_file():
-                raise PackageError(f"{shard}: is gone since the export; the weights lie there.")
+                raise PackageError(
+                    f"{shard}: missing; the exported graphs read their weights from it. Restore "
+                    f"it or export again."
+                )
             if header_digest(shard) != digest:
                 raise PackageError(f"{shard}: changed since the export. Export again.")
         if self.read("config.json") != self.manifest["config"]:
@@ -66,7 +69,7 @@ class Checkpoint:
 
     @property
     def traits(self) -> Traits:
-        """What sets the checkpoint's family apart."""
+        """What distinguishes the checkpoint's family."""
         return TRAITS[self.config["model_type"]]
 
     @property
@@ -100,7 +103,7 @@ class Checkpoint:
 
     @property
     def tied(self) -> bool:
-        """Whether the head is the embedding table; transformers decides by family."""
+        """Whether the head is the embedding table, as transformers resolved it."""
         return bool(self.manifest["tied"])
 
     @property
@@ -128,7 +131,7 @@ class Checkpoint:
 
     @property
     def head_dim(self) -> int:
-        """Width of a head."""
+        """Width of an attention head."""
         return int(self.text.get("head_dim") or self.text["hidden_size"] // self.heads)
 
     @property
@@ -143,7 +146,7 @@ class Checkpoint:
 
     @property
     def gates(self) -> int:
-        """Vision blocks with an activation that `Sigmoid` makes."""
+        """Vision blocks whose activation contains a Sigmoid, which `silu` matches."""
         return self.depth if self.vision["hidden_act"] in ("silu", "quick_gelu") else 0
 
     @property
@@ -158,7 +161,7 @@ class Checkpoint:
 
     @property
     def pixels(self) -> tuple[int, int]:
-        """Least and most pixels of a picture."""
+        """Fewest and most pixels of a picture."""
         size = self.preprocessor.get("size") or {}
         least = size.get("shortest_edge", self.preprocessor.get("min_pixels"))
         most = size.get("longest_edge", self.preprocessor.get("max_pixels"))

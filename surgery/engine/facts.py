@@ -1,4 +1,4 @@
-"""What a run decides before it starts, from a checkpoint, the options and the provider."""
+"""What a run decides before it starts, from the checkpoint, the options and the provider."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from surgery.engine.checkpoint import Checkpoint, read_manifest
 from surgery.engine.options import Options, Settings
 
 TABLE = "model.language_model.embed_tokens.weight"
-"""The embedding table, which is the head too where the checkpoint ties them."""
+"""The embedding table, which is also the head of a tied checkpoint."""
 HEAD_BLOCK = 128
-"""Weights that share a scale in a head of 8 bits."""
+"""Weights that share a scale in a head of 8 bits, at least."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Facts(Settings, Checkpoint):
 
         Raises:
             PackageError: the directory is no raw export.
-            UserError: the provider does not compute in the chosen precision.
+            UserError: the provider has no attention with a cache in the chosen precision.
         """
         facts = cls(raw, read_manifest(raw), options=options)
         if not facts.target.runs("GroupQueryAttention", facts.text_dtype):
@@ -39,13 +39,13 @@ class Facts(Settings, Checkpoint):
 
     @property
     def fused_experts(self) -> int:
-        """Those of them that the provider has an op for; the others ask every expert."""
+        """Layers whose experts become one op; in the others every expert runs on every token."""
         fits = self.target.runs("MoE", self.text_dtype) and self.text["hidden_act"] == "silu"
         return self.experts if fits else 0
 
     @property
     def quantized_experts(self) -> bool:
-        """Whether those are quantized: blocks have to divide the rows of all their weights."""
+        """Whether fused experts are quantized; the block size must divide all rows of weights."""
         widths = self.text["hidden_size"], self.text.get("moe_intermediate_size", 0)
         whole = all(int(width) % self.options.block_size == 0 for width in widths)
         fits = self.target.runs("QMoE", self.text_dtype)
@@ -53,7 +53,7 @@ class Facts(Settings, Checkpoint):
 
     @property
     def late_cast(self) -> bool:
-        """Whether the vision tower keeps its weights as stored: on a CPU that casts them itself."""
+        """Whether the vision tower stores weights as the checkpoint does: on a CPU in float32."""
         return self.target.options is None and self.vision_dtype == ir.DataType.FLOAT
 
     @property
@@ -77,8 +77,8 @@ class Facts(Settings, Checkpoint):
     def shares_table(self) -> bool:
         """Whether the embedding graph and the head read the same bytes.
 
-        Quantized: where the provider picks rows of a quantized table, and blocks divide a row.
-        Else: where both graphs compute in float32.
+        When quantized: if the provider has a lookup in quantized tables and blocks divide a row.
+        Otherwise: if both graphs compute in float32.
         """
         if not self.tied:
             return False
@@ -100,8 +100,8 @@ class Facts(Settings, Checkpoint):
     def head_block(self) -> int:
         """Weights of the head that share a scale.
 
-        8 bits bear larger blocks: a quarter of the scales, and a sixth off the time of the
-        head at a token.
+        With 8 bits, larger blocks lose little accuracy: they need a quarter of the scales and
+        take a sixth off the time of the head per token.
         """
         size = self.options.block_size
         wide = self.options.head_bits == 8 and int(self.text["hidden_size"]) % HEAD_BLOCK == 0

@@ -1,4 +1,4 @@
-"""The way from a product with a head to the output called logits."""
+"""The nodes from the output projection (the head) to the graph output `logits`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ POINTWISE = ("Mul", "Div", "Tanh")
 
 
 def head_weights(model: ir.Model) -> frozenset[str]:
-    """Names of the weights whose product is an output called logits, capped and scaled or not."""
+    """Names of the weights whose product is an output called logits, scaled, capped or neither."""
     found = set()
     queue = [value for value in model.graph.outputs if "logits" in (value.name or "")]
     while queue:
@@ -33,7 +33,7 @@ def head_weights(model: ir.Model) -> frozenset[str]:
 
 
 def path_to_logits(node: ir.Node) -> list[ir.Value]:
-    """The product and what becomes of it one number at a time: a scale, a soft cap."""
+    """The output of `node`, followed by what a scale and a soft cap make of it."""
     values = [node.outputs[0]]
     while not values[-1].is_graph_output() and len(users := values[-1].consumers()) == 1:
         (user,) = users

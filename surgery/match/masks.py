@@ -13,7 +13,7 @@ from surgery.rewrite.builder import Builder
 
 @dataclass(frozen=True)
 class Mask:
-    """A causal mask, as read off by running it."""
+    """What a causal mask depends on."""
 
     padding: ir.Value
     """The graph's attention mask, `[B, T]`."""
@@ -22,22 +22,23 @@ class Mask:
 
 
 def read_mask(mask: ir.Value, past: ir.Value, query: ir.Value) -> Mask | str:
-    """Run the mask and compare it with (causal, within a window, and padding).
+    """Run the mask on small inputs and compare it with (causal, within a window, and padding).
 
-    A window or another distance shows only beyond its length, so one probe reaches past every
-    integer that the region holds; its window is what all probes are compared with.
+    A window has no effect on sequences shorter than itself. One probe therefore uses a past longer
+    than any integer constant in the computation of the mask, so that a window must show; the
+    window that it measures must explain the other probes too.
 
     Args:
         mask: `[B, 1, S, T]`.
-        past: past keys `[B, K, P, D]`; names the axes B and P.
-        query: `[B, N, S, D]`; names the axis S.
+        past: past keys `[B, K, P, D]`, whose shape names the axes B and P.
+        query: `[B, N, S, D]`, whose shape names the axis S.
 
     Returns:
-        What the mask is made of, or why it is no causal one.
+        The padding input and the window, or the reason why this is no causal mask.
     """
     producer = mask.producer()
     if producer is None or not isinstance(producer.graph, ir.Graph):
-        return "no node"
+        return "a graph input or a constant"
     graph = producer.graph
     try:
         region = Region(graph, graph.inputs, mask)

@@ -24,7 +24,7 @@ def mean(node: ir.Node, m: Matcher) -> ir.Value:
 
 
 def squared(value: ir.Value, m: Matcher) -> ir.Value:
-    """x behind x ** 2 or x * x."""
+    """The x of a value x ** 2 or x * x."""
     square = m.producer(value, "Pow", "Mul")
     x, power = square.inputs[:2]
     assert x is not None
@@ -37,7 +37,7 @@ def squared(value: ir.Value, m: Matcher) -> ir.Value:
 
 
 def scaled(variance: ir.Value, x: ir.Value, m: Matcher) -> tuple[ir.Value, float]:
-    """x / sqrt(variance + epsilon), and epsilon."""
+    """The value x / sqrt(variance + epsilon), however it is written, and epsilon."""
     total = m.user(variance, "Add")
     epsilon = m.constant(other_operand(total, variance), "a constant epsilon")
     m.check(epsilon.size == 1, "a constant epsilon, one number", epsilon)
@@ -60,7 +60,7 @@ def scaled(variance: ir.Value, x: ir.Value, m: Matcher) -> tuple[ir.Value, float
 
 
 def affine(normed: ir.Value, m: Matcher) -> tuple[ir.Value, ir.Value]:
-    """A weight of one row on a normalized value, and the product."""
+    """The weight of rank 1 that multiplies a normalized value, and the product."""
     product = m.user(normed, "Mul")
     weight = other_operand(product, normed)
     m.rank(weight, 1)
@@ -68,7 +68,7 @@ def affine(normed: ir.Value, m: Matcher) -> tuple[ir.Value, ir.Value]:
 
 
 def shifted(product: ir.Value) -> tuple[ir.Value, ir.Value] | None:
-    """A bias of one row on a product, and the sum; None where there is none."""
+    """The bias of rank 1 that is added to a product, and the sum; None without a bias."""
     users = product.consumers()
     if len(users) != 1 or users[0].op_type != "Add" or product.is_graph_output():
         return None

@@ -1,4 +1,4 @@
-"""Which position axis (time, height, width) turns which rotary frequency, read by running."""
+"""Which position axis (time, height, width) each rotary frequency uses, found by running."""
 
 from __future__ import annotations
 
@@ -16,14 +16,19 @@ SECTIONED, INTERLEAVED = 0, 1
 
 @dataclass(frozen=True)
 class Axes:
-    """Which of the three position axes turns which frequency."""
+    """Which of the three position axes each frequency uses.
+
+    Attributes:
+        section: number of frequencies that use time, height and width.
+        layout: `SECTIONED` or `INTERLEAVED`.
+    """
 
     section: tuple[int, int, int]
     layout: int
 
 
 def read_pick(angles: ir.Value, interleaved: bool) -> tuple[ir.Node, Axes] | str:
-    """Find the gather behind `angles` and read off which axis each frequency comes from."""
+    """The Gather that `angles` come from and the axis of each frequency, or why there is none."""
     tables = lookups(angles)
     if len(tables) != 1:
         return f"{len(tables)} tables behind {angles.name}"
@@ -46,7 +51,7 @@ def read_pick(angles: ir.Value, interleaved: bool) -> tuple[ir.Node, Axes] | str
 
 
 def read_axes(code: np.ndarray, out: np.ndarray, interleaved: bool) -> Axes | None:
-    """Sections and layout from codes `[3, B, S, F]` and what was picked of them `[B, S, 2F]`."""
+    """Sections and layout, from distinct numbers `[3, B, S, F]` and those picked `[B, S, 2F]`."""
     frequencies = code.shape[-1]
     if out.shape != (*code.shape[1:3], 2 * frequencies) or not twice(out, interleaved):
         return None

@@ -15,17 +15,17 @@ from surgery.rewrite.matcher import Matcher
 
 @dataclass(frozen=True)
 class Rotation:
-    """`x * cos + turn(x) * sin`: turn swaps the halves of the last axis, or the two of each pair.
+    """`x * cos + turn(x) * sin`; turn(x) is (-x2, x1) of halves x1, x2 or of each pair.
 
     Attributes:
         x: what is rotated.
-        cos: broadcasts against x, a head axis of 1 included; `sin` alike.
-        sin: see `cos`.
+        cos: the cosines, which broadcast against x (head axis of 1); `sin` likewise.
+        sin: the sines; see `cos`.
         end: the result.
         width: size of the last axis of x.
         interleaved: columns 2i and 2i + 1 turn together, not i and i + width / 2.
-        whole: x, or where x is the front part of wider rows, those rows.
-        joined: `end`, or where x is the front part, `end` with the rest behind it.
+        whole: x, or the wider rows whose first columns x is (partial rotary).
+        joined: `end`, or with partial rotary the Concat of `end` and the other columns.
     """
 
     x: ir.Value
@@ -39,7 +39,7 @@ class Rotation:
 
 
 def rotation(node: ir.Node, m: Matcher) -> Rotation:
-    """Match the `Concat` of the turned parts, the anchor, up to x and down to the sum."""
+    """Match from the `Concat` inside turn(x), the anchor, up to x and down to the sum."""
     m.check(len(node.inputs) == 2, "two halves", len(node.inputs))
     interleaved = all(v is not None and made_by(v, "Unsqueeze") for v in node.inputs)
     x, width, turned = pairs(node, m) if interleaved else halves(node, m)
@@ -47,7 +47,7 @@ def rotation(node: ir.Node, m: Matcher) -> Rotation:
     sin = other_operand(product, turned)
     total = m.user(product.outputs[0], "Add")
     straight = m.producer(other_operand(total, product.outputs[0]), "Mul")
-    m.check(x in straight.inputs, "x * cos beside it", "another product")
+    m.check(x in straight.inputs, "x * cos as the other term", "another product")
     cos, end = other_operand(straight, x), total.outputs[0]
     whole, joined = around(x, end, width, m) or (x, end)
     return Rotation(x, cos, sin, end, width, interleaved, whole, joined)
@@ -69,7 +69,9 @@ def halves(node: ir.Node, m: Matcher) -> tuple[ir.Value, int, ir.Value]:
         m.check(upper[0] == width // 2 and upper[1] >= width, "the second half", upper[:2])
     else:
         m.check(first is second, "one Split", "two")
-        m.check(node.inputs[1] is first.outputs[0], "the first half second", "another order")
+        m.check(
+            node.inputs[1] is first.outputs[0], "the first half as the second part", "another order"
+        )
         m.check(first.attributes.get_int("axis", 0) in last, "a Split of the last axis", "another")
         parts = [v.shape[-1] if v.shape is not None else None for v in first.outputs]
         m.check(parts == [width // 2] * 2, f"halves of {width // 2}", parts)
@@ -90,7 +92,11 @@ def pairs(node: ir.Node, m: Matcher) -> tuple[ir.Value, int, ir.Value]:
     for part, start in ((first, 0), (second, 1)):
         begin, end, along = slice_bounds(part, m, step=2)
         m.check(along in (-1, rank - 1), "slices of the last axis", along)
-        m.check((begin, end >= width) == (start, True), f"every other from {start}", (begin, end))
+        m.check(
+            (begin, end >= width) == (start, True),
+            f"every second column from {start}",
+            (begin, end),
+        )
     flat = m.user(node.outputs[0], "Reshape").outputs[0]
     fits = flat.shape is not None and flat.shape == x.shape
     m.check(fits, f"pairs back in rows of {width}", flat.shape)
@@ -98,7 +104,7 @@ def pairs(node: ir.Node, m: Matcher) -> tuple[ir.Value, int, ir.Value]:
 
 
 def parted(first: ir.Node, second: ir.Node, m: Matcher) -> tuple[ir.Value, int]:
-    """The value that both are parts of, and its width."""
+    """The value that both nodes take a part of, and its width."""
     x = first.inputs[0]
     assert x is not None
     m.check(second.inputs[0] is x, "halves of one value", "halves of two values")
@@ -109,7 +115,7 @@ def parted(first: ir.Node, second: ir.Node, m: Matcher) -> tuple[ir.Value, int]:
 
 
 def around(x: ir.Value, end: ir.Value, width: int, m: Matcher) -> tuple[ir.Value, ir.Value] | None:
-    """The rows whose first columns x is, and those rows with `end` in place of x."""
+    """With partial rotary: the whole rows, and the rows with rotated first columns."""
     part, users = x.producer(), end.consumers()
     if part is None or part.op_type not in ("Slice", "Split") or end.is_graph_output():
         return None
@@ -136,18 +142,18 @@ def around(x: ir.Value, end: ir.Value, width: int, m: Matcher) -> tuple[ir.Value
 
 
 def unsqueezed(value: ir.Value, m: Matcher) -> ir.Value:
-    """The value before the `Unsqueeze` that made room for the heads."""
+    """The value before the `Unsqueeze` that added a head axis."""
     node = m.producer(value, "Unsqueeze")
     source = node.inputs[0]
     assert source is not None
     m.rank(value, 3, 4)
     axis = m.constant(node.inputs[1]).ravel().tolist()
-    m.check(axis in ([1], [1 - len(value.shape or ())]), "room for the heads on axis 1", axis)
+    m.check(axis in ([1], [1 - len(value.shape or ())]), "a head axis added at 1", axis)
     return source
 
 
 def once(value: ir.Value, m: Matcher, interleaved: bool) -> ir.Value:
-    """The angles before each was repeated: behind the others, or beside itself."""
+    """The angles before repetition: as a second half, or next to each other if interleaved."""
     if not interleaved:
         node = m.producer(value, "Concat")
         half = node.inputs[0]
@@ -178,11 +184,11 @@ def twice(table: np.ndarray, interleaved: bool) -> bool:
 
 
 Op = Callable[[ir.Value, dict[str, object]], ir.Value]
-"""Rotates `[B, S, N * D]` or `[B, N, S, D]`, told apart by the attributes."""
+"""Adds the op that rotates `[B, S, N * D]` or `[B, N, S, D]`, given its attributes."""
 
 
 def layout(found: Rotation, tokens_first: bool = True) -> dict[str, object]:
-    """The op's attributes for rows of all heads, or for heads before tokens."""
+    """The op's attributes for `[B, S, N * D]`, or `[B, N, S, D]` without `tokens_first`."""
     assert found.whole.shape is not None
     attributes: dict[str, object] = {}
     if tokens_first or found.whole is not found.x:
@@ -195,7 +201,7 @@ def layout(found: Rotation, tokens_first: bool = True) -> dict[str, object]:
 
 
 def rotate(found: Rotation, op: Op, add: Builder) -> None:
-    """Put an op in place of a rotation, before the heads are moved to the front if they are."""
+    """Replace a rotation by an op; if a Transpose moved the heads first, rotate before it."""
     whole = found.whole
     shape = whole.shape
     assert shape is not None and isinstance(shape[-1], int)

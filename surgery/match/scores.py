@@ -9,11 +9,14 @@ from surgery.match.nodes import other_operand
 from surgery.rewrite.matcher import Matcher, constant
 
 LOWEST = -1e4
-"""A number at or below this, added to a score, hides it."""
+"""A mask number at or below this counts as hiding the key."""
 
 
 def masked(scores: ir.Value, m: Matcher) -> tuple[ir.Value | None, ir.Value]:
-    """What is added to the scores, and the scores before."""
+    """The mask that is added to the scores, None without, and the scores before it.
+
+    For Where(condition, 0, lowest) the mask is the condition.
+    """
     node = m.producer(scores, "Add", "Mul", "Div", "MatMul")
     if node.op_type != "Add":
         return None, scores
@@ -32,7 +35,7 @@ def masked(scores: ir.Value, m: Matcher) -> tuple[ir.Value | None, ir.Value]:
 
 
 def capped(scores: ir.Value, m: Matcher) -> tuple[float, ir.Value]:
-    """The cap of c * Tanh(scores / c), 0 without, and the scores before."""
+    """The cap c of c * Tanh(scores / c), 0 without, and the scores before it."""
     node = scores.producer()
     if node is None or node.op_type != "Mul":
         return 0.0, scores
@@ -50,13 +53,13 @@ def capped(scores: ir.Value, m: Matcher) -> tuple[float, ir.Value]:
 
 
 def scaled(scores: ir.Value, m: Matcher) -> tuple[float, ir.Node]:
-    """The factor on a product of queries and keys, and the product."""
+    """The constant factor of the scores, and the product of queries and keys."""
     factor, value = factored(scores)
     return factor, m.producer(value, "MatMul")
 
 
 def factored(value: ir.Value | None) -> tuple[float, ir.Value]:
-    """A constant factor on a value, 1 without, and the value before."""
+    """The constant factor of a value, 1 without, and the value before it."""
     assert value is not None
     node = value.producer()
     if node is None or node.op_type not in ("Mul", "Div"):
@@ -72,7 +75,7 @@ def factored(value: ir.Value | None) -> tuple[float, ir.Value]:
 
 
 def keys(turned: ir.Value, m: Matcher) -> tuple[ir.Value, bool]:
-    """Keys behind `[B, N, D, T]`: `[B, N, T, D]`, or `[B, T, N, D]` where heads move too."""
+    """Keys before their Transpose to `[B, N, D, T]`, and whether it moved the heads too."""
     node = m.producer(turned, "Transpose")
     perm = list(node.attributes.get_ints("perm", ()))
     m.check(perm in ([0, 1, 3, 2], [0, 2, 3, 1]), "keys turned for the product", perm)
@@ -81,7 +84,7 @@ def keys(turned: ir.Value, m: Matcher) -> tuple[ir.Value, bool]:
 
 
 def repeated(value: ir.Value) -> ir.Value:
-    """Heads before each was repeated, or the value itself."""
+    """Keys or values before each head was repeated, or the value itself."""
     flat = value.producer()
     spread = flat.inputs[0].producer() if flat and flat.op_type == "Reshape" else None  # type: ignore[union-attr]
     lifted = spread.inputs[0].producer() if spread and spread.op_type == "Expand" else None  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""Turns nodes of a graph to float16 while everything around them stays float32."""
+"""Converts chosen nodes of a graph to float16, with casts where float32 begins and ends."""
 
 from __future__ import annotations
 
@@ -15,12 +15,17 @@ F32, F16 = ir.DataType.FLOAT, ir.DataType.FLOAT16
 
 
 class Float16Converter:
-    """Turns nodes to float16 and keeps everything else as it was."""
+    """Converts nodes to float16 one by one; `finish` then restores float32 for other readers.
+
+    Args:
+        model: the graph, changed in place.
+        maker: name of the pass, recorded on the casts.
+    """
 
     def __init__(self, model: ir.Model, maker: str) -> None:
         self.graph, self.maker, self.taken = model.graph, maker, names(model)
         self.halves: dict[ir.Value, ir.Value] = {}
-        """float16 copies of float32 values."""
+        """float16 forms of float32 values."""
         self.changed: list[ir.Value] = []
         """Values that are float16 now."""
         self.inner: set[ir.Graph] = set()
@@ -32,7 +37,7 @@ class Float16Converter:
         return bool(floats) and all(v.dtype == F16 for v in floats)
 
     def node(self, node: ir.Node) -> None:
-        """Let a node read and make float16."""
+        """Convert a node: its float32 inputs, its subgraphs and its outputs."""
         for i, value in enumerate(node.inputs):
             if value is not None and value.dtype == F32:
                 node.replace_input_with(i, self.half(value, node))
@@ -45,7 +50,7 @@ class Float16Converter:
                 self.changed.append(value)
 
     def subgraph(self, graph: ir.Graph, node: ir.Node) -> None:
-        """Let a branch compute in float16 throughout."""
+        """Convert every value of a subgraph, and what it reads from outside."""
         for value in captured(graph):
             if value.dtype == F32:
                 half = self.half(value, node)
@@ -58,7 +63,7 @@ class Float16Converter:
                 value.dtype = F16
 
     def half(self, value: ir.Value, before: ir.Node) -> ir.Value:
-        """A float16 form of a float32 value: a weight stored so, or a cast."""
+        """A float16 form of a float32 value: a weight stored in float16, or a cast."""
         if value in self.halves:
             return self.halves[value]
         if is_cache(value):
@@ -76,12 +81,14 @@ class Float16Converter:
         return self.halves[value]
 
     def weight(self, value: ir.Value) -> ir.Value:
-        """A weight in float16: the same initializer where nothing else reads it."""
+        """A weight in float16: the same initializer if nothing else reads it, else a copy."""
         source = source_of(value)
         if source is not None and len(value.uses()) == 1:
             set_source(value, Cast(narrow(source), F16))
             return value
-        if isinstance(value.const_value, RowTensor):  # scales, made in the right dtype by quant
+        if isinstance(
+            value.const_value, RowTensor
+        ):  # scales: the pass that quantized chose their dtype
             return value
         numbers = value.const_value
         assert numbers is not None and value.name is not None
@@ -102,7 +109,7 @@ class Float16Converter:
         return out
 
     def finish(self) -> None:
-        """Give float32 back to readers that need it, and to graph outputs but the cache."""
+        """Cast back to float32 for readers not converted and for graph outputs but the cache."""
         for value in self.changed:
             needy = [use for use in value.uses() if not self.takes_half(use.node)]
             output = value.is_graph_output() and not is_cache(value)
@@ -120,7 +127,7 @@ class Float16Converter:
                 self.graph.outputs[index] = wide
 
     def widened(self, value: ir.Value, producer: ir.Node, after: ir.Node | None) -> ir.Value:
-        """A float32 copy, right behind the node that makes the value."""
+        """A cast to float32, right after the node that computes the value."""
         anchor = after or producer
         wide = self.cast(value, F32, anchor)
         if after is None:
@@ -134,7 +141,7 @@ class Float16Converter:
         return wide
 
     def after(self, node: ir.Node) -> Iterator[ir.Node]:
-        """The nodes behind a node."""
+        """The node that follows a node in the graph, if any."""
         found = False
         for other in self.graph:
             if found:

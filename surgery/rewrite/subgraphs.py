@@ -1,4 +1,4 @@
-"""Subgraphs of `If` and `Loop`: found, and built."""
+"""Subgraphs of `If` and `Loop`: finding them, what they read from outside, building them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def captured(graph: ir.Graph) -> list[ir.Value]:
 
 
 class SubgraphBuilder:
-    """Nodes of a branch or loop body, named after the layer that they belong to."""
+    """Builds a branch or loop body; its nodes carry the module path of the rewrite's anchor."""
 
     def __init__(self, add: Builder) -> None:
         self.add, self.nodes = add, list[ir.Node]()
@@ -37,7 +37,7 @@ class SubgraphBuilder:
         domain: str = "",
         dtype: ir.DataType = ir.DataType.FLOAT,
     ) -> ir.Value:
-        """Append a node; returns its output."""
+        """Add a node; returns its first output."""
         node = self.add.node(op, inputs, attributes, domain=domain)
         node.outputs[0].type = ir.TensorType(dtype)
         assert node.graph is not None
@@ -46,5 +46,5 @@ class SubgraphBuilder:
         return node.outputs[0]
 
     def graph(self, name: str, inputs: list[ir.Value], outputs: list[ir.Value]) -> ir.Graph:
-        """The graph of these nodes."""
+        """The finished graph of these nodes."""
         return ir.Graph(inputs, outputs, nodes=self.nodes, name=self.add.unique(name))

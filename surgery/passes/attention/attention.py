@@ -1,4 +1,4 @@
-"""Attention written out, as one node."""
+"""Attention written out in separate nodes becomes one node."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from surgery.rewrite.matcher import Matcher
 
 @dataclass(frozen=True)
 class Written:
-    """One attention, `[B, N, S, D]`.
+    """One attention that is written out.
 
     Attributes:
-        query: as it enters the product of scores; `key` and `value` with K heads, N a multiple.
-        key: see `query`; `[B, T, N, D]` where `moved`.
-        moved: the heads of the keys still have to move to the front.
-        value: see `query`.
+        query: `[B, N, S, D]`.
+        key: `[B, K, T, D]`, N a multiple of K; `[B, T, K, D]` where `moved`.
+        moved: one Transpose moves the heads of the keys and turns them for the product.
+        value: `[B, K, T, D]`.
         mask: bool, or float to be added; None without.
         scale: of the scores.
         softcap: 0 without.
-        end: the result.
+        end: the result, `[B, N, S, D]`.
     """
 
     query: ir.Value
@@ -39,13 +39,15 @@ class Written:
 
 
 class Attention(NodePass[Written]):
-    """Attention in its parts becomes one node.
+    """Attention written out in separate nodes becomes one node.
 
-    before  MatMul(Softmax(scale * MatMul(q, Transpose(k)) + mask), v), keys and values repeated
-            over their heads or not, the scores capped by c * Tanh(scores / c) or not
+    before  MatMul(Softmax(scale * MatMul(q, Transpose(k)) + mask), v) ; keys and values may be
+            repeated over their heads, scores may be capped by c * Tanh(scores / c)
     after   Attention(q, k, v, mask)
-    keeps   the mask; where it is Where(bool, 0, lowest) its bool, so that passes can read it
-    not     opset before 23; a cap together with a mask of numbers; scores read by something else
+    keeps   values up to the order of sums ; of a mask Where(bool, 0, lowest) the bool, so that
+            later passes can read it: a query that such a mask leaves no key then gets zeros
+            instead of an average of the hidden values
+    not     opset before 23; a cap together with a float mask; scores that another node reads
     why     the form that group_query_attention, multi_head_attention and packed_attention
             match
     """
@@ -55,16 +57,16 @@ class Attention(NodePass[Written]):
     anchors = ("Softmax",)
 
     def __init__(self, *, expect: int | None = None) -> None:
-        """Start without masks."""
+        """Set what is expected; see `Pass`."""
         super().__init__(expect=expect)
         self.masks: dict[ir.Value, ir.Value] = {}
 
     def forget(self) -> None:
-        """Drop what was learnt of a graph."""
+        """Clear what was cached about a graph."""
         self.masks.clear()
 
     def match(self, node: ir.Node, m: Matcher) -> Written:
-        """Up to queries and keys, down to values."""
+        """From the softmax up to queries and keys, and down to the product with the values."""
         assert isinstance(node.graph, ir.Graph)
         opset = node.graph.opset_imports.get("", 0)
         scores = node.inputs[0]
@@ -85,7 +87,7 @@ class Attention(NodePass[Written]):
         key, value = whole if moved else map(repeated, whole)
         axis = 2 if moved else 1
         if key.shape is None or value.shape is None or key.shape[axis] != value.shape[1]:
-            key, value = whole  # only one of them was repeated
+            key, value = whole  # without the repetition their heads differ: only one was repeated
         m.rank(query, 4)
         m.check(opset >= 23, "opset 23, which has Attention", opset)
         m.check(cap == 0.0 or mask is None or mask.dtype == ir.DataType.BOOL,
@@ -94,7 +96,7 @@ class Attention(NodePass[Written]):
         return Written(query, key, moved, value, mask, scale, cap, out.outputs[0])
 
     def rewrite(self, node: ir.Node, found: Written, add: Builder) -> None:
-        """One node where the product with the values stands."""
+        """Put one node in place of the product with the values."""
         end = found.end.producer()
         assert end is not None
         add.before = end
@@ -115,7 +117,7 @@ class Attention(NodePass[Written]):
 
 
 def spread(mask: ir.Value, query: ir.Value, add: Builder) -> ir.Value:
-    """A mask with a row for each query: onnxruntime's `Attention` takes no other."""
+    """A mask with a row for each query; onnxruntime's `Attention` does not broadcast that axis."""
     shape, rows = mask.shape, query.shape[2] if query.shape is not None else None
     if shape is None or len(shape) < 2 or shape[-2] != 1 or rows == 1:
         return mask

@@ -31,15 +31,15 @@ class Packed:
 
 
 class PackedAttention(NodePass[Packed]):
-    """Masked attention over a packed row becomes attention segment by segment.
+    """Masked attention over a packed row of segments becomes attention inside each segment.
 
     before  Attention(q, k, v [1, N, P, D], segment(i) == segment(j)), a mask of P x P
-    after   If(all segments are of one length): MultiHeadAttention over [segments, length, N * D]
+    after   If(all segments are of one length): MultiHeadAttention over [segments, length, N * D] ;
             else: Loop over segments of MultiHeadAttention
-    keeps   any number of segments of any lengths in one call
-    not     a mask that is not the equality of one segment index, counted from its boundaries
-    why     P x P scores of every pair are never computed nor stored; a call of one picture, of
-            equal pictures or of the frames of a video is one batched attention
+    keeps   values up to the order of sums, for any number of segments of any lengths in a call
+    not     a mask other than the equality of one segment index, which counts segment boundaries
+    why     scores between segments are neither computed nor stored; a call with one picture,
+            equal pictures or the frames of a video is one batched attention
     upstream microsoft/onnxruntime#33873
     """
 
@@ -48,12 +48,12 @@ class PackedAttention(NodePass[Packed]):
     anchors = ("Attention",)
 
     def __init__(self, *, expect: int | None = None) -> None:
-        """Start without shared segments."""
+        """Set what is expected; see `Pass`."""
         super().__init__(expect=expect)
         self.shared: dict[tuple[ir.Value, int], Segments] = {}
 
     def match(self, node: ir.Node, m: Matcher) -> Packed:
-        """Heads back to packed rows, the mask back to the boundaries."""
+        """From heads back to packed rows, from the mask back to the boundaries."""
         mask = node.inputs[3] if len(node.inputs) > 3 else None
         ends = boundaries(mask, m)
         rows = [packed_rows(value, m) for value in node.inputs[:3]]
@@ -65,21 +65,21 @@ class PackedAttention(NodePass[Packed]):
         assert isinstance(heads, int) and isinstance(width, int)
         own = node.attributes.get_int("is_causal", 0), node.attributes.get_float("softcap", 0.0)
         m.check(own == (0, 0.0), "attention that is neither causal nor capped", own)
-        scale = node.attributes.get_float("scale", 0.0)  # 0 is the root of the width in both ops
+        scale = node.attributes.get_float("scale", 0.0)  # 0 means 1 / sqrt(head width) in both ops
         end = m.user(m.user(node.outputs[0], "Transpose").outputs[0], "Reshape").outputs[0]
         m.rank(end, 2)
         return Packed(rows[0], rows[1], rows[2], ends, heads, width, scale, end)
 
     def forget(self) -> None:
-        """Drop what was learnt of a graph."""
+        """Clear what was cached about a graph."""
         self.shared.clear()
 
     def rewrite(self, node: ir.Node, found: Packed, add: Builder) -> None:
-        """Build both branches."""
+        """Add an `If` with both branches in place of the attention."""
         columns = found.heads * found.width
         key = (found.ends, columns)
         if key not in self.shared:
-            # onnxruntime takes axes of one name for axes of one length
+            # onnxruntime assumes that axes of one name have one length
             name = f"segments_{len(self.shared)}" if self.shared else "segments"
             self.shared[key] = segments(found.ends, columns, name, add)
         shared = self.shared[key]
@@ -100,10 +100,10 @@ class PackedAttention(NodePass[Packed]):
 
 
 def boundaries(mask: ir.Value | None, m: Matcher) -> ir.Value:
-    """Segment ends `[1, segments]` behind a mask of equal segment indexes.
+    """The segment ends `[1, segments]` that a mask of equal segment indexes is computed from.
 
-    The index of a position is the number of ends at or below it, so it never falls along the row:
-    segments are contiguous, which is what makes slicing them right.
+    The index of a position is the number of ends at or below it. It never decreases along the row,
+    so segments are contiguous and slicing them out is correct.
     """
     equal = m.producer(mask, "Equal")
     down, across = (m.producer(value, "Unsqueeze") for value in equal.inputs)
@@ -125,7 +125,7 @@ def boundaries(mask: ir.Value | None, m: Matcher) -> ir.Value:
 
 
 def packed_rows(value: ir.Value | None, m: Matcher) -> ir.Value:
-    """`[P, N, D]` behind `[1, N, P, D]`."""
+    """The packed rows `[P, N, D]` that heads `[1, N, P, D]` come from."""
     lifted = m.producer(value, "Unsqueeze")
     axis = m.constant(lifted.inputs[1]).ravel().tolist()
     m.check(axis == [0], "a batch axis of 1 in front", axis)

@@ -15,18 +15,21 @@ FLOAT, INT64, BOOL = ir.DataType.FLOAT, ir.DataType.INT64, ir.DataType.BOOL
 
 @dataclass(frozen=True)
 class Segments:
-    """What all layers share: where segments start and end, and whether they are alike."""
+    """Values that all layers share: `starts`, `ends` and `count` of segments, int64.
+
+    `alike` is a bool: all segments have one length.
+    """
 
     starts: ir.Value
     ends: ir.Value
     count: ir.Value
     alike: ir.Value
     batched: ir.Value
-    """Shape `[segments, P / segments, N * D]`, right where segments are alike."""
+    """The shape `[segments, P / segments, N * D]`, correct where segments are alike."""
 
 
 def segments(ends: ir.Value, columns: int, axis: str, add: Builder) -> Segments:
-    """Compute once for all layers what the branches need; `axis` names that of segments."""
+    """Compute once for all layers what the branches read; `axis` names the axis of segments."""
 
     def ints(*numbers: int) -> ir.Value:
         return add.constant(np.array(numbers, np.int64), "ints_" + "_".join(map(str, numbers)))
@@ -74,10 +77,10 @@ def loop_branch(
     columns: int,
     add: Builder,
 ) -> ir.Graph:
-    """One attention a segment, results put in a sequence.
+    """One attention per segment, the results collected in a sequence.
 
-    A row that grows by `Concat` would be copied once a segment: with the hundreds of windows of a
-    large picture, six times the time of the whole loop.
+    A result that grew by `Concat` would be copied once per segment: with the hundreds of windows
+    of a large picture, that took six times as long as the whole loop.
     """
 
     def value(name: str, dtype: ir.DataType) -> ir.Value:
@@ -103,6 +106,7 @@ def loop_branch(
     trips = inner("Squeeze", [shared.count, zero], dtype=INT64)
     empty = add.constant(np.zeros((1, 0, columns), np.float32), f"no_rows_of_{columns}")
     true = add.constant(np.array(True), "true")
-    none = sequence(inner("SequenceConstruct", [empty]))  # of the dtype that `half` may change
+    # a SequenceEmpty would fix the dtype, which `half` may change
+    none = sequence(inner("SequenceConstruct", [empty]))
     parts = sequence(inner("Loop", [trips, true, none], {"body": loop}))
     return inner.graph("unlike", [], [inner("ConcatFromSequence", [parts], {"axis": 1})])

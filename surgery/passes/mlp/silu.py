@@ -1,4 +1,4 @@
-"""The gate of a gated MLP as one node."""
+"""SiLU and quick GELU become one node."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Silu(NodePass[Gated]):
     before  x * Sigmoid(x), or x * Sigmoid(1.702 * x)
     after   QuickGelu(x, alpha=1), or alpha=1.702
     keeps   the numbers up to rounding
-    not     the sigmoid of another value than x (a plain gate)
+    not     the sigmoid of another value than x, as in a gated linear unit
     why     one pass over the widest activation instead of two or three
     """
 
@@ -51,7 +51,7 @@ class Silu(NodePass[Gated]):
         return Gated(x, alpha, product.outputs[0])
 
     def rewrite(self, node: ir.Node, found: Gated, add: Builder) -> None:
-        """One node in place of two or three."""
+        """Put one node in place of two or three."""
         attributes = {"alpha": found.alpha}
         quick = add("QuickGelu", [found.x], attributes, domain="com.microsoft", like=found.end)
         replace(found.end, quick)

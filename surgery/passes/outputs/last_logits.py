@@ -12,13 +12,13 @@ from surgery.rewrite.matcher import Matcher
 
 
 class LastLogits(NodePass[ir.Value]):
-    """The head multiplies one position a row instead of all.
+    """The output projection (the head) multiplies the last position instead of all.
 
-    before  logits [B, S, V] = MatMul(hidden [B, S, H], head), scaled or capped or neither
-    after   logits [B, 1, V] = MatMul(Slice(hidden, -1:), head), the same
-    keeps   the last row; onnxruntime-genai knows the form by the static 1
-    not     logits of one position already
-    why     a prompt of S tokens computes S rows of V numbers and the sampler reads one
+    before  logits [B, S, V] = MatMul(hidden [B, S, H], head), perhaps scaled or capped
+    after   logits [B, 1, V] = MatMul(Slice(hidden, -1:), head), scaled or capped alike
+    keeps   the logits of the last position; onnxruntime-genai recognizes them by the static 1
+    not     logits that have one position already
+    why     a prompt of S tokens computes S rows of V numbers, of which the sampler reads one
     """
 
     name = "last_logits"

@@ -1,4 +1,4 @@
-"""Multimodal rotary embedding of queries and keys as one node each."""
+"""Multimodal rotary embedding of queries and keys becomes one node each."""
 
 from __future__ import annotations
 
@@ -29,12 +29,13 @@ class MultimodalRotary(NodePass[Mrotation]):
     """Multimodal rotary embedding becomes one node for queries and one for keys.
 
     before  cos, sin = pick(Gather(table, position_ids [3, B, S])) ; x * cos + rotate_half(x) * sin
+            where pick takes the angle of each frequency from one axis: time, height or width
     after   MRotaryEmbedding(x, position_ids, cos table, sin table), or where a provider lacks it
             RotaryEmbedding(x, row of each token, picked cos, picked sin), picked with two Where
-    keeps   any (t, h, w); the sections are read off the graph by running `pick` on codes;
-            halves or pairs turn, the whole head or its front part
+    keeps   values for any positions (t, h, w) ; running pick on distinct numbers shows the axis of
+            each frequency ; halves or pairs, of the whole head or of its first columns
     not     one position axis (plain rotary); a pick that is neither interleaved nor sectioned
-    why     74 nodes once and 7 nodes twice a layer run at every token; 2 a layer do
+    why     74 nodes in front and 14 in each layer run for every token; 2 in each layer remain
     """
 
     name = "multimodal_rotary"
@@ -42,7 +43,7 @@ class MultimodalRotary(NodePass[Mrotation]):
     anchors = ("Concat",)
 
     def __init__(self, fused: bool = True, *, expect: int | None = None) -> None:
-        """Start without knowledge of any pick.
+        """Choose the op.
 
         Args:
             fused: use `MRotaryEmbedding`; False for providers without it.
@@ -71,25 +72,25 @@ class MultimodalRotary(NodePass[Mrotation]):
         return Mrotation(found, position, cos.inputs[0], sin.inputs[0], axes)
 
     def pick(self, angles: ir.Value, interleaved: bool) -> tuple[ir.Node, Axes] | str:
-        """The gather behind `angles [B, S, D]` and what is picked of it, or why not."""
+        """`read_pick`, cached."""
         key = angles, interleaved
         if key not in self.picks:
             self.picks[key] = read_pick(angles, interleaved)
         return self.picks[key]
 
     def forget(self) -> None:
-        """Drop what was learnt of a graph."""
+        """Clear what was cached about a graph."""
         self.picks.clear()
         self.tokens = None
 
     def rewrite(self, node: ir.Node, found: Mrotation, add: Builder) -> None:
-        """Rotate before the heads are moved to the front, where the op wants them."""
+        """Rotate where the op wants its rows: before the heads are moved to the front."""
         rotate(found.rotation, lambda x, layout: self.op(x, found, layout, add), add)
 
     def op(
         self, x: ir.Value, found: Mrotation, layout: dict[str, object], add: Builder
     ) -> ir.Value:
-        """The rotation of one value, by either op."""
+        """Add the rotation of one value, by either op."""
         if self.fused:
             sections = {"mrope_section": found.axes.section, "mrope_layout": found.axes.layout}
             inputs = [x, found.position, found.cos, found.sin]

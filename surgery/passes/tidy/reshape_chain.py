@@ -1,4 +1,4 @@
-"""Reshapes of reshapes."""
+"""Chains of reshapes, and reshapes without effect."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ CHAIN = ("Reshape", "Squeeze", "Unsqueeze")
 
 
 class ReshapeChain(NodePass[ir.Value]):
-    """Only the last of several reshapes in a row stays, and none that changes nothing.
+    """Of several reshapes in a row only the last stays; those that change nothing are removed.
 
     before  Reshape(Reshape(x, a), b), or Reshape(x, b) with x of shape b
     after   Reshape(x, b), or x
     keeps   values and the final shape
-    not     a last shape with zeros, which mean the dimensions of the value before
-    why     passes that meet in the middle each bring their own
+    not     a last shape that contains 0, which copies a dimension of its own input
+    why     passes add a reshape before and after their op, and neighbours meet
     """
 
     name = "reshape_chain"
     anchors = ("Reshape",)
 
     def scan(self, model: ir.Model) -> Iterator[tuple[ir.Node, ir.Value | Miss]]:
-        """Last ones first: an inner reshape that went would take away what an outer one skips."""
+        """Anchors from last to first: without its inner reshape, an outer one would not match."""
         yield from reversed(list(super().scan(model)))
 
     def match(self, node: ir.Node, m: Matcher) -> ir.Value:
-        """The value to reshape, or to read, instead."""
+        """The value to reshape instead, or to read instead of the result."""
         source, out = node.inputs[0], node.outputs[0]
         assert source is not None
         if same_shape(source, out) and not out.is_graph_output():
@@ -48,7 +48,7 @@ class ReshapeChain(NodePass[ir.Value]):
         return first
 
     def rewrite(self, node: ir.Node, found: ir.Value, add: Builder) -> None:
-        """Skip the inner reshape, or this one."""
+        """Bypass the inner reshapes, or this one too if it changes nothing."""
         if same_shape(found, node.outputs[0]) and not node.outputs[0].is_graph_output():
             replace(node.outputs[0], found)
         else:

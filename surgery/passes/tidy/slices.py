@@ -1,4 +1,4 @@
-"""Neighbouring slices as one split."""
+"""Neighbouring slices become one split."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Slices(NodePass[list[ir.Node]]):
     before  Slice(x, 0:a) ; Slice(x, a:b) ; Slice(x, b:), along the last axis
     after   Split(x, [a, b - a, ...])
     keeps   values and shapes of the parts
-    not     parts that overlap or leave a gap; the two parts of a rotation
-    why     one node, and a fused projection shows what it holds: queries, keys, values
+    not     parts that overlap or leave a gap; two parts only, which rotary matches as they are
+    why     one node, with the parts of a fused projection (queries, keys, values) side by side
     """
 
     name = "slices"
@@ -45,7 +45,7 @@ class Slices(NodePass[list[ir.Node]]):
         return parts
 
     def rewrite(self, node: ir.Node, found: list[ir.Node], add: Builder) -> None:
-        """Split where the first slice stands."""
+        """Put the split in place of the first slice."""
         x = node.inputs[0]
         assert x is not None and x.shape is not None
         graph = node.graph

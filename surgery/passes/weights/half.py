@@ -20,17 +20,18 @@ COMPUTE = frozenset(
 """Ops that compute in float16: products, attention (in the branches of `If` too), activations."""
 
 FOLLOW = frozenset({"Mul", "Reshape", "Split", "Slice", "Transpose"})
-"""Ops that take the dtype of what they read, where all of it is float16."""
+"""Ops that are converted too where all their float inputs are float16."""
 
 
 class Half(Pass):
-    """Products in float16 on a residual stream in float32.
+    """Products compute in float16, the residual stream stays float32.
 
     before  every activation float32
     after   products, attention and activations float16 ; norms, rotary and residual float32
-    keeps   dtypes of graph inputs and outputs, but for the cache, which becomes float16
+    keeps   dtypes of graph inputs and outputs, except the cache, which becomes float16
     not     ops for which the provider has no float16 kernel; the product that chooses experts
-    why     half the weights and twice the products; sums of squares and angles need float32
+    why     half the bytes of weights and cache, and faster products; sums of squares and angles
+            need float32
     upstream huggingface/transformers#33294
     """
 
@@ -39,16 +40,16 @@ class Half(Pass):
     def __init__(
         self, runs: Callable[[str], bool] = lambda op: True, *, expect: int | None = None
     ) -> None:
-        """Tell what the provider has.
+        """Choose the ops.
 
         Args:
-            runs: whether it has a float16 kernel for one of `COMPUTE`.
+            runs: whether the provider has a float16 kernel for an op of `COMPUTE`.
         """
         super().__init__(expect=expect)
         self.runs = runs
 
     def pending(self, model: ir.Model) -> Iterator[ir.Node]:
-        """Nodes that compute in float32 and should not."""
+        """Nodes that compute in float32 and are to be converted."""
         for node in model.graph:
             wanted = node.op_type in COMPUTE and self.supported(node) and not chooses(node)
             if wanted and touches(node, F32):
@@ -64,7 +65,7 @@ class Half(Pass):
         return [Site(place(node), node.op_type) for node in self.pending(model)]
 
     def apply(self, model: ir.Model) -> int:
-        """Convert nodes in order, casting what they read and restoring what others read."""
+        """Convert nodes in order, with casts between them and nodes that stay float32."""
         found = list(self.pending(model))
         convert = Float16Converter(model, self.name)
         chosen = set(found)
@@ -77,13 +78,13 @@ class Half(Pass):
 
 
 def touches(node: ir.Node, dtype: ir.DataType) -> bool:
-    """Whether a node makes or reads activations of a dtype."""
+    """Whether a node makes values of a dtype, or its subgraphs read some."""
     values = [*node.outputs, *(v for graph in branches(node) for v in captured(graph))]
     return any(v.dtype == dtype for v in values) and bool(node.outputs)
 
 
 def chooses(node: ir.Node) -> bool:
-    """Whether a product chooses experts: rounded to float16, near ties would choose others."""
+    """Whether a product chooses experts: in float16, near ties would be decided otherwise."""
     uses = [use for value in node.outputs for use in value.uses()]
     for use in uses:
         reader, following = use.node, use.node.successors()
