@@ -1,4 +1,4 @@
-"""Graphs from files: those of a raw export, and those that anybody exported."""
+"""Load graphs from files: of a raw export, or of any exporter."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from surgery.rewrite.matcher import LARGEST_CONSTANT
 from surgery.rewrite.weights import Inline, RowTensor
 
 WEIGHT = 1024
-"""Bytes from which an initializer of floats counts as a weight: passes wrap it and never read
-it."""
+"""Fewest bytes of a float initializer that counts as a weight, which passes never read."""
 
 
 def load(path: Path, weights: Path | None = None) -> ir.Model:
-    """Load a graph; its weights stay where they are.
+    """Load a graph; its weights stay in their files.
 
     Args:
         path: an ONNX file.
@@ -40,16 +39,16 @@ def load(path: Path, weights: Path | None = None) -> ir.Model:
 
 
 def load_any(path: Path, weights: Path | None = None, weight: int = WEIGHT) -> ir.Model:
-    """Load a graph that anybody exported, in the form that the passes expect.
+    """Load a graph of any exporter, in the form that the passes expect.
 
-    Local functions are inlined, its opset is brought to the one that has `Attention`, unknown
+    Local functions are inlined, its opset is raised to the one that has `Attention`, unknown
     shapes are inferred, constants become initializers, small ones in data files are read, and large
     initializers of floats become weights, which passes wrap and never read.
 
     Args:
         path: an ONNX file.
         weights: folder of its external data; its own by default.
-        weight: bytes from which an initializer of floats is a weight.
+        weight: fewest bytes of a float initializer that is treated as a weight.
 
     Raises:
         PackageError: no such file, or no ONNX graph in it.
@@ -88,7 +87,7 @@ def near(model: ir.Model, weight: int) -> None:
 
 
 def graph_files(source: Path) -> list[Path]:
-    """The ONNX files that a path means: itself, or those in a folder.
+    """The ONNX files of a path: the file itself, or all files of a folder.
 
     Raises:
         UserError: there is none.

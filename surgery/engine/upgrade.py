@@ -1,4 +1,4 @@
-"""An older graph as a newer exporter would have written it: opset, symbolic shapes."""
+"""Bring an older graph to the opset that passes expect, and infer missing shapes."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from onnxscript.version_converter import convert_version
 from surgery.match.shape_inference import annotate
 
 OPSET = 23
-"""The first with `Attention`, which passes start from."""
+"""The first opset with `Attention`, which passes match."""
 LOG = logging.getLogger(__name__)
 
 
 def upgrade(model: ir.Model, weights: Path) -> ir.Model:
-    """The graph at an opset with `Attention`, with the shapes that can be known.
+    """The graph at `OPSET`, if its ops can be converted, with all shapes that can be inferred.
 
     Args:
-        model: a graph; it may be changed.
+        model: a graph, which may be changed in place.
         weights: folder of its external data.
     """
     if model.opset_imports.get("", OPSET) < OPSET:
@@ -31,10 +31,10 @@ def upgrade(model: ir.Model, weights: Path) -> ir.Model:
 
 
 def newer(model: ir.Model) -> ir.Model:
-    """The graph at `OPSET`, or as it was where an op has no way there."""
+    """The graph at `OPSET`, or unchanged if an op of it cannot be converted."""
     converted = model.clone()
     level = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # one line for every graph that takes the slower way
+    logging.disable(logging.WARNING)  # it warns about every graph that needs the fallback
     try:
         convert_version(converted, OPSET, fallback=True)
     except Exception as e:  # the converters raise their own kinds
