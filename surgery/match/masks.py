@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from surgery.match.probe import Leaks, Region
+from surgery.match.scores import LOWEST
 from surgery.rewrite.builder import Builder
 
 
@@ -64,6 +65,8 @@ def read_mask(mask: ir.Value, past: ir.Value, query: ir.Value) -> Mask | str:
             got = region(feeds)
         except Exception as e:  # onnxruntime raises its own kinds
             return f"another mask, which does not run at batch {b}, sequence {s}, past {p}: {e}"
+        if got.dtype == np.float32 and bool(np.all((got == 0) | (got <= LOWEST))):
+            got = got == 0
         if got.dtype != bool or not got.size:
             return f"another mask, of {got.dtype}"
         if p == far and s == 1:
