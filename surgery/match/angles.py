@@ -64,16 +64,23 @@ def measured(
     graph: ir.Graph, position: ir.Value, angle: ir.Value, count: int
 ) -> np.ndarray | None:
     """The frequencies, where the angles are products with them at every probe."""
+    inputs = list(dict.fromkeys([position, *graph.inputs]))
     try:
-        region = Region(graph, [position], angle)
+        region = Region(graph, inputs, angle)
     except Leaks:
         return None
+    if region.numbers - {position.name}:
+        return None
     frequencies: np.ndarray | None = None
+    rows = position.shape[0] if position.shape is not None else None
     for number, (batch, sequence) in enumerate(PROBES):
+        batch = rows if isinstance(rows, int) else batch
         rng = np.random.default_rng(number)
-        given = rng.integers(1, 1 << 15, (batch, sequence)) if number else np.ones((1, 1), np.int64)
+        given = rng.integers(1, 1 << 15, (batch, sequence))
+        given = given if number else np.ones_like(given)
+        feeds = lengths(region, position, (batch, sequence)) | {position.name or "": given}
         try:
-            got = region({position.name or "": given})
+            got = region(feeds)
         except Exception:  # onnxruntime raises its own kinds
             return None
         if got.shape != (batch, sequence, count) or got.dtype != np.float32:
@@ -83,3 +90,16 @@ def measured(
         if not np.array_equal(got, given[..., None].astype(np.float32) * frequencies):
             return None
     return frequencies
+
+
+def lengths(region: Region, position: ir.Value, sizes: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Zeros for inputs whose lengths the region reads; axes named as those of positions fit."""
+    named = dict(zip(map(str, position.shape or ()), sizes, strict=False))
+    return {
+        value.name or "": np.zeros(
+            [d if isinstance(d, int) else named.get(str(d), 1) for d in value.shape or ()],
+            value.dtype.numpy() if value.dtype is not None else None,
+        )
+        for value in region.inputs
+        if value is not position
+    }

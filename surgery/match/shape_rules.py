@@ -329,7 +329,7 @@ def expand(node: ir.Node, given: Sequence[Known]) -> Sequence[Known]:
         length = wanted.shape[0] if wanted.shape is not None and wanted.shape else None
         rank = max(length, len(data.shape)) if isinstance(length, int) and data.shape else None
         return [Known((None,) * rank if rank is not None else None, data.dtype)]
-    shape = broadcast([data.shape, wanted.numbers])
+    shape = broadcast([wanted.numbers, data.shape])  # of two names, the one that is asked for
     numbers = None
     if data.numbers is not None and shape is not None and len(shape) == 1:
         count = shape[0]

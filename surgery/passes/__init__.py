@@ -33,6 +33,7 @@ from surgery.passes.rotary.rotary import Rotary
 from surgery.passes.rotary.rotary_rows import RotaryRows
 from surgery.passes.tidy.dims import Dims
 from surgery.passes.tidy.fold import Fold
+from surgery.passes.tidy.lengths import Lengths
 from surgery.passes.tidy.noop import Noop
 from surgery.passes.tidy.opset import Opset
 from surgery.passes.tidy.reshape_chain import ReshapeChain
@@ -63,6 +64,7 @@ TIDY: tuple[Pass, ...] = (
     Noop(),
     WeightCast(),
     StaticReshape(),
+    Lengths(),
     ZeroBias(),
 )
 """Brings a graph into the form that the other passes match."""
@@ -91,6 +93,7 @@ __all__ = [
     "LateRepeat",
     "LayerNorm",
     "LayerScale",
+    "Lengths",
     "MatMulNBits",
     "MixtureOfExperts",
     "MixtureOfExpertsNBits",

@@ -21,6 +21,7 @@ from surgery.passes import (
     LateRepeat,
     LayerNorm,
     LayerScale,
+    Lengths,
     MatMulNBits,
     MultiHeadAttention,
     MultimodalRotary,
@@ -55,6 +56,7 @@ TIDY: Recipe[Settings] = (
     Step(Noop),
     Step(WeightCast),
     Step(StaticReshape),
+    Step(Lengths),
     Step(ZeroBias),
 )
 """Brings a graph into the form that the other passes match."""

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from surgery.match.layout import Heads, heads_of
+from surgery.match.rotary import batched
 from surgery.passes.attention.attention_heads import written
 from surgery.rewrite.builder import Builder, replace
 from surgery.rewrite.contract import NodePass
@@ -86,7 +87,7 @@ class RotaryRows(NodePass[Turned]):
             attributes["rotary_embedding_dim"] = turned
         if node.attributes.get_int("interleaved", 0):
             attributes["interleaved"] = 1
-        inputs = [rows, found.position, found.cos, found.sin]
+        inputs = [rows, batched(found.position, rows, add), found.cos, found.sin]
         out = add(
             "RotaryEmbedding", inputs, attributes, domain="com.microsoft", dtype=x.dtype,
             shape=shape,

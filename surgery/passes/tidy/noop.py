@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from surgery.match.shapes import same_shape
 from surgery.rewrite.builder import Builder, replace
 from surgery.rewrite.contract import NodePass
 from surgery.rewrite.matcher import Matcher, constant
@@ -35,7 +36,8 @@ class Noop(NodePass[ir.Value]):
             starts, ends = constant(node.inputs[1]), constant(node.inputs[2])
             steps = constant(node.inputs[4]) if len(node.inputs) > 4 else None
             m.check(starts is not None and not starts.any(), "starts of 0", starts)
-            m.check(ends is not None and bool((ends >= FAR).all()), "open ends", ends)
+            opened = ends is not None and bool((ends >= FAR).all())
+            m.check(opened or same_shape(source, out), "open ends, or those of the input", ends)
             m.check(steps is None or bool((steps == 1).all()), "steps of 1", steps)
         elif node.op_type == "Transpose":
             perm = node.attributes.get_ints("perm", ())
