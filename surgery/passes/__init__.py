@@ -61,7 +61,7 @@ TIDY: tuple[Pass, ...] = (
     Fold(),
     Shapes(),
     Dims({"past + sequence": "total"}),
-    Noop(),
+    Noop(reshapes=True),
     WeightCast(),
     StaticReshape(),
     Lengths(),

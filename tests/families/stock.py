@@ -290,7 +290,8 @@ ENCODERS = (
             "input_features",
             {"d_model": 256, "encoder_layers": LAYERS, "encoder_attention_heads": 4,
              "encoder_ffn_dim": 128, "decoder_layers": 1, "max_source_positions": 50,
-             "num_mel_bins": 80, "vocab_size": VOCABULARY, "shape": (80, 100)}, recipe="any"),
+             "num_mel_bins": 80, "vocab_size": VOCABULARY, "pad_token_id": 0,
+             "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1, "shape": (80, 100)}, recipe="any"),
 )  # fmt: skip
 SUBJECTS: tuple[Decoder | Encoder, ...] = (*DECODERS, *ENCODERS)
 Make = Callable[[str], nn.Module]

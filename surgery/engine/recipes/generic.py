@@ -53,7 +53,7 @@ TIDY: Recipe[Settings] = (
     Step(Fold),
     Step(Shapes),
     Step(Dims, lambda f: {"aliases": {"past + sequence": "total"}}),
-    Step(Noop),
+    Step(Noop, lambda f: {"reshapes": True}),
     Step(WeightCast),
     Step(StaticReshape),
     Step(Lengths),
