@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from surgery.__main__ import main
-from surgery.engine.recipes.qwen_vl import RECIPES
 from surgery.engine.recipes.generic import GENERIC
-from surgery.engine.selection import names, pass_of, passes
+from surgery.engine.recipes.qwen_vl import RECIPES
+from surgery.engine.selection import names, passes
 from surgery.show import table
 
 
@@ -94,4 +94,4 @@ def test_a_step_of_other_options_is_named(raw: Path, capsys: pytest.CaptureFixtu
 
 
 def test_a_pass_is_known_without_facts() -> None:
-    assert [pass_of(step).name for step in RECIPES["embedding"]][:2] == ["dims", "fold"]
+    assert names(RECIPES["embedding"])[:2] == ["dims", "fold"]
