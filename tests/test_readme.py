@@ -105,7 +105,7 @@ def test_the_commands_show_what_the_page_says(said: dict[str, str]) -> None:
     assert "4 sites" in output(said, "explain group_query_attention --graph")
     assert "silu: 4 sites" in output(said, '"steps/decoder/00_raw.onnx"')
     (line,) = re.findall(r"# (silu: .*)", INTERFACE)
-    assert line in output(said, "FreqTable").splitlines()
+    assert line in output(said, "build/other").splitlines()
 
 
 def test_ci_runs_the_test_command() -> None:
