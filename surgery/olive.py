@@ -1,7 +1,6 @@
 """The passes as one pass of Olive (olive-ai 0.13).
 
-A package configuration says where Olive finds it. Such a file replaces Olive's own list, so it has
-to repeat the passes of Olive that a run uses:
+A package configuration says where it is, and repeats Olive's own passes that a run needs too:
 
     {"passes": {"Surgery": {"module_path": "surgery.olive.Surgery"}}}
 
@@ -48,8 +47,8 @@ def __getattr__(name: str) -> Any:
 
         @classmethod
         def _default_config(cls, accelerator_spec: Any) -> dict[str, Any]:
-            text = "names of passes, or objects with `pass` and its arguments"
-            return {"passes": passes.PassConfigParam(type_=list, required=True, description=text)}
+            param = passes.pass_config.PassConfigParam
+            return {"passes": param(type_=list, required=True, description="as `chosen` takes")}
 
         def _run_for_config(self, source: Any, config: Any, output_model_path: str) -> Any:
             folder = Path(output_model_path.removesuffix(".onnx"))
