@@ -1,4 +1,4 @@
-"""The passes and their order as tables, from their docstrings: `--list`, and the README."""
+"""Tables of the recipes and passes, made from docstrings, for `--list` and for Markdown."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from surgery.rewrite.contract import FIELDS
 
 
 def plain() -> str:
-    """Recipes and passes for a terminal; those for graphs of others come after the package's."""
+    """Return recipes and passes as plain text. The generic recipes come last."""
     lines = [f"{name:<10} {' > '.join(names(recipe))}" for name, recipe in RECIPES.items()]
-    lines += ["", "apply --recipe, for graphs of others:"]
+    lines += ["", "generic recipes, for python -m surgery apply --recipe:"]
     lines += [f"{name:<10} {' > '.join(names(recipe))}" for name, recipe in GENERIC.items()]
     for name, made in (passes() | passes(GENERIC)).items():
         about = made.describe()
@@ -23,20 +23,20 @@ def plain() -> str:
 
 
 def markdown() -> str:
-    """The same for a README: the order for each graph, then a row for each pass."""
+    """Return Markdown: the order of passes for each graph, then a table with a row per pass."""
     return "\n".join(
         [*order(), "", "| pass | before | after | why |", "|---|---|---|---|", *rows()]
     )
 
 
 def order() -> Iterator[str]:
-    """A line for each graph."""
+    """Yield a line with the order of passes for each graph."""
     for name, recipe in RECIPES.items():
         yield f"- **{name}**: {' → '.join(f'`{step}`' for step in names(recipe))}"
 
 
 def rows() -> Iterator[str]:
-    """A row for each pass."""
+    """Yield a table row for each pass."""
     for name, made in passes().items():
         about = made.describe()
         cells = [f"`{name}`", *(cell(about[word]) for word in ("before", "after", "why"))]
@@ -44,5 +44,5 @@ def rows() -> Iterator[str]:
 
 
 def cell(text: str) -> str:
-    """Text that a table takes."""
+    """Escape text for a table cell."""
     return text.replace("|", "\\|")
