@@ -31,9 +31,9 @@ N heads, D width of a head, P patches, V vocabulary, E experts, K columns of a m
 
 
 def plain() -> str:
-    """Recipes and passes for a terminal; those for graphs of others come after the package's."""
+    """Return recipes and passes as plain text. The generic recipes come last."""
     lines = [f"{name:<10} {' > '.join(names(recipe))}" for name, recipe in RECIPES.items()]
-    lines += ["", "apply --recipe, for graphs of others:"]
+    lines += ["", "generic recipes, for python -m surgery apply --recipe:"]
     lines += [f"{name:<10} {' > '.join(names(recipe))}" for name, recipe in GENERIC.items()]
     for name, made in every().items():
         about = made.describe()

@@ -90,7 +90,7 @@ def test_skip_leaves_out(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_step_of_other_options_is_named(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["-i", str(raw), "--only", "half"]) == 0
-    assert "half: no step of this run with these options" in capsys.readouterr().err
+    assert "half: this pass does not run with these options" in capsys.readouterr().err
 
 
 def test_a_pass_is_known_without_facts() -> None:
