@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from surgery.base.errors import PackageError
+from surgery.base.files import read_json
 from surgery.base.pictures import LONGEST_ASPECT
 from surgery.base.shards import header_digest
 from surgery.engine.families import TRAITS, Traits
@@ -186,15 +187,9 @@ def read_manifest(raw: Path) -> dict[str, Any]:
         PackageError: the directory is no raw export.
     """
     path = raw / "manifest.json"
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as e:
-        raise PackageError(
-            f"{raw}: no raw export (manifest.json missing). Run python -m export_min first."
-        ) from e
-    except json.JSONDecodeError as e:
-        raise PackageError(f"{path}: not valid JSON: {e}.") from e
-    lacking = [key for key in MANIFEST if not isinstance(manifest, dict) or key not in manifest]
+    missing = f"{raw}: no raw export (manifest.json missing). Run python -m export_min first."
+    manifest = read_json(path, PackageError, missing)
+    lacking = [key for key in MANIFEST if key not in manifest]
     if lacking:
         raise PackageError(f"{path}: no {lacking[0]!r}. Run python -m export_min again.")
-    return manifest  # type: ignore[no-any-return]
+    return manifest

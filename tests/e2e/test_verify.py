@@ -32,6 +32,12 @@ def test_another_checkpoint_is_told_apart(demo, cases, capsys):
     assert code == 1 and "PyTorch has 640" in out
 
 
+def test_unpacked_weights_that_another_checkpoint_has_not(demo, cases, capsys):
+    assert main(["verify", str(demo.int4), "--checkpoint", str(cases("half").checkpoint)]) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "cannot replace a weight" in line and "that the package was made from?" in line
+
+
 def edit(name, *path):
     """Damage: another value in a JSON file."""
 
@@ -96,9 +102,14 @@ DAMAGE = [
         swap,
         ("model.onnx.data", "qwen3vl-vision.onnx.data"),
         "model.onnx.data",
-        "truncated|not the file that belongs here",
+        "truncated|longer than expected",
     ),
-    (swap, ("model.onnx", "qwen3vl-vision.onnx"), "inputs and outputs", "vision has no input"),
+    (
+        swap,
+        ("model.onnx", "qwen3vl-vision.onnx"),
+        "inputs and outputs",
+        "the vision graph has no input",
+    ),
     (zero, "tokenizer.json", "tokenizer.json", "cannot be read"),
     (nan_norm, "model.onnx", "decoder", "not finite"),
     (edit(GENAI, "model", "decoder", "hidden_size"), 64, "decoder.hidden_size", "is 64"),
@@ -108,14 +119,14 @@ DAMAGE = [
     (edit(GENAI, "model", "vocab_size"), 600, "vocab_size", "is 600"),
     (edit(GENAI, "model", "image_token_id"), 1, "picture tokens", "image_token_id is 1"),
     (edit(GENAI, "model", "eos_token_id"), [9999], "token ids", "eos_token_id 9999"),
-    (edit(GENAI, "model", "context_length"), 99999, "context_length", "rotary table ends at 4096"),
-    (edit(GENAI, "search", "max_length"), 9999, "search.max_length", "context_length is 4096"),
+    (edit(GENAI, "model", "context_length"), 99999, "context_length", "rotary table has 4096 rows"),
+    (edit(GENAI, "search", "max_length"), 9999, "search.max_length", "at most context_length 4096"),
     (edit(GENAI, "model", "decoder", "filename"), None, GENAI, "'filename' is missing"),
     (
         edit(GENAI, "model", "vision", "inputs", "image_grid_thw"),
         None,
         "inputs and outputs",
-        "image_grid_thw is not configured",
+        "image_grid_thw of the vision graph is not configured",
     ),
     (edit(PROCESSOR, *RESIZE, "patch_size"), 14, "Resize.patch_size", "is 14"),
     (edit(PROCESSOR, "processor", "transforms"), [], PROCESSOR, "is missing"),
