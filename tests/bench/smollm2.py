@@ -39,7 +39,7 @@ GGUF_NAMES = {
 }
 
 Weights = dict[tuple[int, str], Any]
-"""float32 [N, K] NumPy matrices by layer and name."""
+"""By layer and name float32 [N, K] NumPy matrices, or functions of their input."""
 
 Before = Callable[[str, torch.Tensor], None]
 
@@ -142,9 +142,9 @@ def run_layer(
 
     def linear(name: str, value: torch.Tensor) -> torch.Tensor:
         weight = weights[layer, name]
-        return functional.linear(
-            value, weight if isinstance(weight, torch.Tensor) else torch.from_numpy(weight)
-        )
+        if callable(weight):
+            return weight(value)
+        return functional.linear(value, torch.from_numpy(weight))
 
     def heads(value: torch.Tensor) -> torch.Tensor:
         return value.view(batch, length, -1, HEAD).transpose(1, 2)
