@@ -8,7 +8,7 @@ from pathlib import Path
 
 from surgery.base.console import console
 from surgery.base.errors import UserError
-from surgery.engine.options import Options
+from surgery.engine.options import PRESETS, Options
 from surgery.engine.runner import Watcher
 from surgery.engine.selection import Selection
 from surgery.engine.targets import TARGETS
@@ -102,7 +102,7 @@ def add_options(p: argparse.ArgumentParser) -> None:
         "--block_size",
         type=int,
         choices=(16, 32, 64, 128, 256),
-        default=32,
+        default=128,
         help="weights that share a scale (default: %(default)s)",
     )
     p.add_argument(
@@ -120,7 +120,21 @@ def add_options(p: argparse.ArgumentParser) -> None:
         help="the decoder gives its last hidden states too, for embeddings and rerankers",
     )
     p.add_argument("--strip", action="store_true", help="leave out module paths and doc strings")
-    p.add_argument("--asymmetric", action="store_true", help="a zero point a block")
+    p.add_argument("--symmetric", action="store_true", help="4-bit blocks without zero points")
+    p.add_argument(
+        "--preset",
+        choices=tuple(PRESETS),
+        default="fast",
+        help="fast: rounding, seconds; balanced: calibrated on tokens that the model samples, at "
+        "the same size; best: the same with more bits (default: %(default)s)",
+    )
+    p.add_argument(
+        "--bits",
+        type=float,
+        metavar="B",
+        help="bits for each weight of the layers, scales included (default: that of the preset)",
+    )
+    p.add_argument("--keep", metavar="REGEX", help="leave weights whose name matches in float")
 
 
 def options(args: argparse.Namespace) -> Options:
@@ -132,7 +146,10 @@ def options(args: argparse.Namespace) -> Options:
         image_size=args.image_size,
         max_length=args.max_length,
         block_size=args.block_size,
-        symmetric=not args.asymmetric,
+        symmetric=args.symmetric,
+        preset=args.preset,
+        bits=args.bits,
+        keep=args.keep,
         head_bits=args.head_bits,
         hidden_states=args.hidden_states,
         strip=args.strip,

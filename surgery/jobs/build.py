@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -15,9 +16,10 @@ from surgery.base.errors import OutputError
 from surgery.base.staging import check_free, staged
 from surgery.engine import loading, runner
 from surgery.engine.facts import Facts
-from surgery.engine.options import Options
+from surgery.engine.options import PRESETS, Options
 from surgery.engine.recipes.qwen_vl import RECIPES
 from surgery.engine.selection import EVERYTHING, Selection
+from surgery.jobs.calibrate import calibrated
 from surgery.package.card import model_card
 from surgery.package.external_data import Layout, write_graphs
 from surgery.package.genai_config import PROCESSOR, filenames, genai_config
@@ -57,6 +59,8 @@ def build(
     check_free(output, force)
     facts = Facts.load(Path(raw), options)
     facts.check_unchanged()
+    if facts.quantized and PRESETS[options.preset].calibrated:
+        facts = replace(facts, plan=calibrated(facts, rounded))
     models = operate(facts, watchers=watchers, tell=tell)
     with staged(output, force) as stage:
         names = filenames(facts)
@@ -65,6 +69,14 @@ def build(
     console.print(f"wrote {output}: {total / 1e6:,.1f} MB of weights in {len(layout.sizes)} files")
     console.print(f"ask it: {question(output, facts)}", soft_wrap=True, markup=False)
     return output
+
+
+def rounded(facts: Facts, folder: Path) -> None:
+    """Write a package without a word into a new directory."""
+    models = operate(facts, tell=lambda record, words: None)
+    folder.mkdir()
+    names = filenames(facts)
+    write({names[part]: model for part, model in models.items()}, folder, facts)
 
 
 def question(output: Path, facts: Facts) -> str:
