@@ -14,6 +14,7 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from surgery.base.console import console, progress
 from surgery.base.errors import OutputError
 from surgery.base.staging import check_free, staged
+from surgery.calibrate.plan import Plan
 from surgery.engine import loading, runner
 from surgery.engine.facts import Facts
 from surgery.engine.options import PRESETS, Options
@@ -25,6 +26,10 @@ from surgery.package.external_data import Layout, write_graphs
 from surgery.package.genai_config import PROCESSOR, filenames, genai_config
 from surgery.package.processor_config import processor_config
 from surgery.package.tokenizer import copy_tokenizer
+from surgery.passes import MatMulNBits
+
+QUANTIZATION = "quantization.json"
+"""Format, size and loss of each quantized weight."""
 
 
 def build(
@@ -61,7 +66,15 @@ def build(
     facts.check_unchanged()
     if facts.quantized and PRESETS[options.preset].calibrated:
         facts = replace(facts, plan=calibrated(facts, rounded))
-    models = operate(facts, watchers=watchers, tell=tell)
+    plans: list[Plan] = []
+
+    def hear(record: runner.Record, words: str) -> None:
+        if isinstance(record.work, MatMulNBits) and isinstance(record.work.followed, Plan):
+            plans.append(record.work.followed)
+        (tell or show)(record, words)
+
+    models = operate(facts, watchers=watchers, tell=hear)
+    facts = replace(facts, plan=plans[0] if plans else None)
     with staged(output, force) as stage:
         names = filenames(facts)
         layout = write({names[part]: model for part, model in models.items()}, stage, facts)
@@ -133,6 +146,8 @@ def write(models: dict[str, ir.Model], folder: Path, facts: Facts) -> Layout:
     copy_tokenizer(facts, folder)
     dump(genai_config(facts), folder / "genai_config.json")
     dump(processor_config(facts), folder / PROCESSOR)
+    if facts.plan is not None:
+        dump(facts.plan.data(), folder / QUANTIZATION)
     with progress(in_bytes=True) as bar:
         task = bar.add_task("weights", total=None)
         layout = write_graphs(

@@ -72,6 +72,14 @@ class BlockPass(NodePass[T]):
         self.accuracy_level, self.scales = accuracy_level, scales
         self.planner = planner
         self.plan: WeightPlan | None = None
+        self.followed: WeightPlan | None = None
+        """The plan of the last rewrite."""
+
+    def apply(self, model: ir.Model) -> int:
+        """Rewrite, and remember the plan that was followed."""
+        count = super().apply(model)
+        self.followed = self.plan
+        return count
 
     def scan(self, model: ir.Model) -> Iterator[tuple[ir.Node, T | Miss]]:
         """Plan for this graph, then match."""
