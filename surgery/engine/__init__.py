@@ -1,1 +1,1 @@
-"""Recipes, what they need to know, and the runner that applies them pass by pass."""
+"""Recipes, the settings and facts that they read, and the runner that applies them."""

@@ -1,6 +1,6 @@
-"""What recipes and configurations must know of a model family and cannot read from config.json.
+"""What recipes and configurations need to know about a family that config.json does not say.
 
-The passes know nothing of families; recipes look up here how many sites a pass must find.
+Passes do not depend on families; recipes look up here how many sites a pass must find.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ class Traits:
 
     Attributes:
         runtime: `model.type` in genai_config.json.
-        norms: RMS norms a decoder layer has.
+        norms: number of RMS norms in a decoder layer.
         tower_norm: the norm of the vision tower, "layer" or "rms".
-        windows: whether its tokens stand in the order of attention windows.
-        experts: whether decoder layers have a mixture of experts in place of an MLP.
+        windows: whether the vision tower reorders its tokens by attention windows.
+        experts: whether decoder layers may have a mixture of experts in place of an MLP.
     """
 
     runtime: str
@@ -34,7 +34,7 @@ TRAITS: Mapping[str, Traits] = MappingProxyType(
         "qwen3_vl": Traits(runtime="qwen3_vl", norms=4),
         "qwen3_vl_moe": Traits(runtime="qwen3_vl", norms=4, experts=True),
         "qwen2_5_vl": Traits(runtime="qwen2_5_vl", norms=2, tower_norm="rms", windows=True),
-        # the runtime knows Qwen2.5-VL alone; prompts and positions of pictures are the same
+        # onnxruntime-genai has no qwen2_vl; prompts and picture positions are those of qwen2_5_vl
         "qwen2_vl": Traits(runtime="qwen2_5_vl", norms=2),
     }
 )

@@ -1,4 +1,4 @@
-"""Graphs from files: those of a raw export, and those that anybody exported."""
+"""Load graphs from files: of a raw export, or of any exporter."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from surgery.engine.upgrade import upgrade
 from surgery.rewrite.weights import Inline, RowTensor
 
 WEIGHT = 1024
-"""Bytes from which an initializer of floats counts as a weight: passes wrap it and never read
-it."""
+"""Fewest bytes of a float initializer that counts as a weight, which passes never read."""
 
 
 def load(path: Path, weights: Path | None = None) -> ir.Model:
-    """Load a graph; its weights stay where they are.
+    """Load a graph; its weights stay in their files.
 
     Args:
         path: an ONNX file.
@@ -38,15 +37,15 @@ def load(path: Path, weights: Path | None = None) -> ir.Model:
 
 
 def load_any(path: Path, weights: Path | None = None, weight: int = WEIGHT) -> ir.Model:
-    """Load a graph that anybody exported, in the form that the passes expect.
+    """Load a graph of any exporter, in the form that the passes expect.
 
-    Its opset is brought to the one that has `Attention`, unknown shapes are inferred, constants
+    Its opset is raised to the one that has `Attention`, unknown shapes are inferred, constants
     become initializers, and large initializers become weights, which passes wrap and never read.
 
     Args:
         path: an ONNX file.
         weights: folder of its external data; its own by default.
-        weight: bytes from which an initializer of floats is a weight.
+        weight: fewest bytes of a float initializer that is treated as a weight.
 
     Raises:
         PackageError: no such file, or no ONNX graph in it.
@@ -64,7 +63,7 @@ def load_any(path: Path, weights: Path | None = None, weight: int = WEIGHT) -> i
 
 
 def graph_files(source: Path) -> list[Path]:
-    """The ONNX files that a path means: itself, or those in a folder.
+    """The ONNX files of a path: the file itself, or all files of a folder.
 
     Raises:
         UserError: there is none.

@@ -16,7 +16,7 @@ from surgery.match.products import linear
 
 DTYPES = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16}
 ROUTER = ".mlp.gate.weight"
-"""End of the name of a weight that chooses experts: a rounded one would choose others."""
+"""End of the name of a router's weight; it is not quantized, which would change choices."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,9 @@ class Options:
             UserError: the message names the option.
         """
         if self.max_length < 2:
-            raise UserError(f"--max-length {self.max_length}: must hold a prompt and an answer.")
+            raise UserError(
+                f"--max-length {self.max_length}: must be at least 2, for a prompt and an answer."
+            )
         if self.bits is not None and not 2 < self.bits <= 8.25:
             raise UserError(f"--bits {self.bits:g}: must be above 2 and at most 8.25.")
         choices = (
@@ -83,7 +85,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a recipe knows of any graph: the options and the execution provider.
+    """What a recipe knows about any graph: the options and the execution provider.
 
     Attributes:
         options: the user's choices.
@@ -107,12 +109,12 @@ class Settings:
 
     @property
     def vision_dtype(self) -> ir.DataType:
-        """Activations of the vision and embedding graphs."""
+        """Dtype of activations in the vision and embedding graphs."""
         return DTYPES[self.options.precision]
 
     @property
     def text_dtype(self) -> ir.DataType:
-        """Activations of the decoder, or of a graph on its own."""
+        """Dtype of activations in the decoder, or in a single graph of another exporter."""
         return self.target.compute if self.quantized else DTYPES[self.options.text_precision]
 
     @property
@@ -140,7 +142,7 @@ class Settings:
         return self.target.runs(op, ir.DataType.FLOAT16)
 
     def is_head(self, name: str) -> bool:
-        """Whether a weight is a head."""
+        """Whether a weight is that of the output projection (the head)."""
         return name in self.head_names
 
     @property
@@ -149,7 +151,7 @@ class Settings:
         return self.options.block_size
 
     def format(self, name: str) -> quant.BlockFormat | None:
-        """How a weight is quantized, by its name; None where it stays in float."""
+        """The format of a weight by its name; None if it stays in float."""
         if not self.quantized or name.endswith(ROUTER):
             return None
         if not self.is_head(name):

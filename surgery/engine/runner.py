@@ -1,4 +1,4 @@
-"""Runs a recipe on a graph and watches each pass. What is watched is what ships."""
+"""Runs a recipe on a graph, with watchers that see the graph after each pass."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ class Record:
     Attributes:
         graph: name of the graph.
         name: name of the pass.
-        index: place of the pass in this graph's run, from 1.
-        sites: where it acted.
-        expected: sites that the recipe asks for; None for any number.
-        before: nodes before it, constants not counted.
-        after: nodes after it.
+        index: position of the pass in this graph's run, from 1.
+        sites: number of places where it acted.
+        expected: number of sites that the recipe expects; None for any.
+        before: number of nodes before it, `Constant` nodes not counted.
+        after: number of nodes after it.
         deltas: nodes gained and lost by op type.
-        seconds: time that it took.
-        step: the step of the recipe, to make the pass again.
+        seconds: its run time.
+        step: the step of the recipe, from which the pass can be made again.
         work: the pass, after it ran.
-        notes: what watchers found, by their names, as plain data.
+        notes: findings of watchers by their names, as plain data.
     """
 
     graph: str
@@ -55,10 +55,10 @@ class Record:
         return self.expected is None or self.sites == self.expected
 
     def line(self) -> str:
-        """One line for people."""
+        """The line that a run prints."""
         changes = sorted(self.deltas.items(), key=lambda kv: (kv[1], kv[0]))
         words = " ".join(f"{n:+d} {op.split('::')[-1]}" for op, n in changes if n)
-        wanted = "" if self.met else f"(expected {self.expected}; passes before it were left out) "
+        wanted = "" if self.met else f"(expected {self.expected}, but earlier passes were skipped) "
         return (
             f"{self.graph:<9} {self.name:<24} {self.sites:>4} sites "
             f"{self.before:>5} -> {self.after:<5} {self.seconds:5.2f} s  {wanted}{words}"
@@ -66,13 +66,13 @@ class Record:
 
 
 class Watcher(Protocol):
-    """Looks at a run pass by pass. It reads graphs and never writes to them."""
+    """Looks at a run pass by pass. It reads graphs and never changes them."""
 
     def begin(self, name: str, model: ir.Model, facts: Facts) -> None:
         """See a graph before its first pass."""
 
     def after(self, record: Record, model: ir.Model) -> str:
-        """See a graph after a pass; returns words for the pass's line."""
+        """See a graph after a pass; returns text for the pass's line."""
 
     def end(self) -> None:
         """The last graph is done."""
@@ -83,8 +83,8 @@ def run(
 ) -> Iterator[Record]:
     """Apply a recipe in place, yielding a record after each pass.
 
-    A pass that comes after one that was left out may find another number of sites than the
-    recipe expects; its record says so.
+    A pass after a skipped one may find another number of sites than the recipe expects; its record
+    then says so.
 
     Raises:
         ExpectationError: a pass found another number of sites than the recipe expects.
@@ -128,7 +128,7 @@ def watched(
     selection: Selection = EVERYTHING,
     watchers: Sequence[Watcher] = (),
 ) -> Iterator[tuple[Record, str]]:
-    """`run` with watchers: each record with the words that they add to its line."""
+    """`run` with watchers: each record with the text that they add to its line."""
     for watcher in watchers:
         watcher.begin(name, model, facts)
     for record in run(name, model, recipe, facts, selection):
@@ -137,7 +137,7 @@ def watched(
 
 
 def total(histogram: Counter[str]) -> int:
-    """Nodes in all, constants not counted."""
+    """Number of all nodes, `Constant` nodes not counted."""
     return sum(n for op, n in histogram.items() if op != "Constant")
 
 

@@ -1,4 +1,4 @@
-"""Part of a run: some passes, some graphs. What is left out is said, not guessed."""
+"""The choice of passes and graphs for a partial run."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Selection:
     Attributes:
         only: passes that run; all others are left out.
         skip: passes that are left out.
-        until: the pass after which a graph is done.
-        graph: the one graph that is worked on.
+        until: the pass after which work on a graph stops.
+        graph: the only graph to work on; None for all.
     """
 
     only: tuple[str, ...] = ()
@@ -30,7 +30,7 @@ class Selection:
     graph: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse names that mean nothing.
+        """Refuse unknown names.
 
         Raises:
             UserError: no pass or graph of that name, or a pass that the graph's recipe lacks.
@@ -54,12 +54,12 @@ class Selection:
 
     @property
     def candidates(self) -> list[str]:
-        """Graphs in question."""
+        """The graph that was chosen, or all."""
         return [self.graph] if self.graph is not None else list(RECIPES)
 
     @property
     def graphs(self) -> list[str]:
-        """Graphs with something to do: `--only` and `--until` leave out those without the pass."""
+        """Graphs to work on: with `--only` or `--until`, those whose recipe has such a pass."""
         wanted = {*self.only, *filter(None, (self.until,))}
         return [
             name
@@ -68,7 +68,7 @@ class Selection:
         ]
 
     def steps(self, recipe: Recipe[S]) -> Iterator[tuple[Step[S], bool]]:
-        """The steps to run, and whether a step before each was left out."""
+        """The steps to run, each with whether an earlier step was skipped."""
         gap = False
         for step in recipe:
             name = step.work.name
@@ -95,10 +95,10 @@ def passes(recipes: Mapping[str, Recipe[Any]] = RECIPES) -> dict[str, type[Pass]
 
 
 def known(option: str, word: str, words: Mapping[str, object] | Iterable[str]) -> str:
-    """The word, if it is one of those known.
+    """Return a word that is known.
 
     Raises:
-        UserError: it is not; names the closest ones.
+        UserError: the word is unknown; the message names the closest one.
     """
     if word not in words:
         close = difflib.get_close_matches(word, list(words), n=1, cutoff=0.4)

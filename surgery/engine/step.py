@@ -1,4 +1,4 @@
-"""A step of a recipe, as data: a pass, its arguments, how often it must act, when it belongs."""
+"""A step of a recipe as data: a pass, its arguments, the expected number of sites, when it runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ S = TypeVar("S", bound=Settings)
 
 
 def always(settings: Settings) -> bool:
-    """The condition of a step that belongs to every run."""
+    """The condition of a step that is part of every run."""
     return True
 
 
@@ -29,8 +29,8 @@ class Step(Generic[S]):
     Attributes:
         work: the class of the pass.
         args: its keyword arguments, from the settings of the run.
-        expect: number of sites that it must find, exactly; None where any number is right.
-        when: whether the step belongs to this run.
+        expect: exact number of sites that it must find; None for any number.
+        when: whether the step is part of a run with these settings.
     """
 
     work: type[Pass]

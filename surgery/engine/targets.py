@@ -1,8 +1,8 @@
 """What each execution provider can run, in one frozen table.
 
 Read from the kernels that onnxruntime registers (docs/OperatorKernels.md of its repository, and
-the symbols of the shipped provider libraries): an op that is not listed for a dtype is not
-emitted for it.
+the symbols of the shipped provider libraries). Recipes do not emit an op in a dtype that is not
+listed for it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Target:
     """An execution provider.
 
     Attributes:
-        name: the word on the command line.
+        name: the name on the command line.
         provider: onnxruntime's name.
         options: entry of `provider_options` in genai_config.json; None for the CPU.
         compute: dtype of the activations around quantized weights.

@@ -1,4 +1,4 @@
-"""An older graph as a newer exporter would have written it: opset, symbolic shapes."""
+"""Bring an older graph to the opset that passes expect, and infer missing shapes."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import onnx_ir as ir
 from onnxscript.version_converter import convert_version
 
 OPSET = 23
-"""The first with `Attention`, which passes start from."""
+"""The first opset with `Attention`, which passes match."""
 LOG = logging.getLogger(__name__)
 
 
 def upgrade(model: ir.Model, weights: Path) -> ir.Model:
-    """The graph at an opset with `Attention`, with the shapes that can be known.
+    """The graph at `OPSET`, if its ops can be converted, with all shapes that can be inferred.
 
     Args:
-        model: a graph; it may be changed.
+        model: a graph, which may be changed in place.
         weights: folder of its external data.
     """
     if model.opset_imports.get("", OPSET) < OPSET:
@@ -31,10 +31,10 @@ def upgrade(model: ir.Model, weights: Path) -> ir.Model:
 
 
 def newer(model: ir.Model) -> ir.Model:
-    """The graph at `OPSET`, or as it was where an op has no way there."""
+    """The graph at `OPSET`, or unchanged if an op of it cannot be converted."""
     converted = model.clone()
     level = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # one line for every graph that takes the slower way
+    logging.disable(logging.WARNING)  # it warns about every graph that needs the fallback
     try:
         convert_version(converted, OPSET, fallback=True)
     except Exception as e:  # the converters raise their own kinds
@@ -46,25 +46,25 @@ def newer(model: ir.Model) -> ir.Model:
         return model
     for value in (v for graph in converted.graphs() for n in graph for v in n.outputs):
         if not value.is_graph_output():
-            value.shape = None  # the converter names every dimension that it does not know
+            value.shape = None  # the converter invents a name for every unknown dimension
     return converted
 
 
 def vague(value: ir.Value) -> bool:
-    """Whether a value lacks a shape, or a dimension of it a name."""
+    """Whether a value has no shape, or a dimension without number or name."""
     if value.shape is None:
         return True
     return any(isinstance(d, ir.SymbolicDim) and d.value is None for d in value.shape)
 
 
 def infer(model: ir.Model, values: list[ir.Value]) -> None:
-    """Give shapes to values, computed on symbols through the arithmetic on shapes."""
+    """Infer shapes of values with onnxruntime's symbolic shape inference."""
     # onnxruntime.tools imports torch where it is installed, which takes seconds
     from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 
     try:
         proto = SymbolicShapeInference.infer_shapes(ir.to_proto(model), auto_merge=False)
-    except Exception as e:  # asserts and raises what it likes
+    except Exception as e:  # it fails on some graphs with errors of many kinds
         LOG.debug("shapes stay unknown: %s", e)
         return
     known = {info.name: info for info in (*proto.graph.value_info, *proto.graph.output)}

@@ -1,1 +1,1 @@
-"""The vocabulary of matching: rotary embeddings, heads, masks, norms, and regions that are run."""
+"""Patterns that several passes match: rotary embeddings, heads, masks, scores, norms, logits."""

@@ -1,4 +1,4 @@
-"""Attention heads as exporters write them: split off, moved to the front, and back."""
+"""Attention heads as exporters write them: split from rows, moved to the front, merged again."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from surgery.rewrite.matcher import Matcher
 
 
 def split(value: ir.Value | None, m: Matcher) -> tuple[ir.Value, int]:
-    """Rows behind `[B, N, S, D]`, and the number of heads.
+    """The rows that heads `[B, N, S, D]` were split from, and the number of heads.
 
-    `[B, S, N * D]`, or `[B, S, N, D]` where something happens to the heads after the split.
+    The rows are `[B, S, N * D]`, or `[B, S, N, D]` where an op such as a norm stands between the
+    split and the transpose.
     """
     moved = m.producer(value, "Transpose")
     perm = moved.attributes.get_ints("perm", ())
@@ -31,7 +32,7 @@ def split(value: ir.Value | None, m: Matcher) -> tuple[ir.Value, int]:
 
 
 def flat(rows: ir.Value, add: Builder) -> ir.Value:
-    """`[B, S, N * D]`."""
+    """Rows as `[B, S, N * D]`; a Reshape is added if they are `[B, S, N, D]`."""
     if rows.shape is None or len(rows.shape) == 3:
         return rows
     b, s, n, d = rows.shape
@@ -41,7 +42,7 @@ def flat(rows: ir.Value, add: Builder) -> ir.Value:
 
 
 def merged(value: ir.Value, m: Matcher) -> ir.Value:
-    """`[B, S, N * D]` made of `[B, N, S, D]`."""
+    """The value `[B, S, N * D]` that heads `[B, N, S, D]` are merged into."""
     end = m.user(m.user(value, "Transpose").outputs[0], "Reshape").outputs[0]
     m.rank(end, 3)
     return end

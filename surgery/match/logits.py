@@ -1,17 +1,21 @@
-"""The way from a product with a head to the output called logits."""
+"""The nodes from the output projection (the head) to the graph output `logits`."""
 
 from __future__ import annotations
 
 import onnx_ir as ir
 
+from surgery.rewrite.matcher import constant
+
 MOVES = ("Transpose", "Cast", "Identity")
 """Ops that may stand between a weight and its product."""
 SHAPERS = (*MOVES, "Add", "Mul", "Div", "Tanh", "Slice", "Reshape")
 """Ops that may stand between the product with a head and the logits."""
+POINTWISE = ("Mul", "Div", "Tanh")
+"""Those of them that act on each number alone."""
 
 
 def head_weights(model: ir.Model) -> frozenset[str]:
-    """Names of the weights whose product is an output called logits, capped and scaled or not."""
+    """Names of the weights whose product is an output called logits, scaled, capped or neither."""
     found = set()
     queue = [value for value in model.graph.outputs if "logits" in (value.name or "")]
     while queue:
@@ -26,3 +30,17 @@ def head_weights(model: ir.Model) -> frozenset[str]:
         elif node.op_type in SHAPERS:
             queue += [value for value in node.inputs if value is not None]
     return frozenset(found - {""})
+
+
+def path_to_logits(node: ir.Node) -> list[ir.Value]:
+    """The output of `node`, followed by what a scale and a soft cap make of it."""
+    values = [node.outputs[0]]
+    while not values[-1].is_graph_output() and len(users := values[-1].consumers()) == 1:
+        (user,) = users
+        others = [v for v in user.inputs if v is not values[-1]]
+        numbers = [constant(v) for v in others]
+        scalar = all(n is not None and n.size == 1 and n.ndim <= 1 for n in numbers)
+        if user.op_type not in POINTWISE or not scalar:
+            break
+        values.append(user.outputs[0])
+    return values

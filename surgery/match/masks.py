@@ -1,4 +1,4 @@
-"""Causal masks, read by running them."""
+"""Attention masks: causal ones, read by running them, and masks as numbers to be added."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import numpy as np
 import onnx_ir as ir
 
 from surgery.match.probe import Leaks, Region
+from surgery.rewrite.builder import Builder
 
 
 @dataclass(frozen=True)
 class Mask:
-    """A causal mask, as read off by running it."""
+    """What a causal mask depends on."""
 
     padding: ir.Value
     """The graph's attention mask, `[B, T]`."""
@@ -21,22 +22,23 @@ class Mask:
 
 
 def read_mask(mask: ir.Value, past: ir.Value, query: ir.Value) -> Mask | str:
-    """Run the mask and compare it with (causal, within a window, and padding).
+    """Run the mask on small inputs and compare it with (causal, within a window, and padding).
 
-    A window or another distance shows only beyond its length, so one probe reaches past every
-    integer that the region holds; its window is what all probes are compared with.
+    A window has no effect on sequences shorter than itself. One probe therefore uses a past longer
+    than any integer constant in the computation of the mask, so that a window must show; the
+    window that it measures must explain the other probes too.
 
     Args:
         mask: `[B, 1, S, T]`.
-        past: past keys `[B, K, P, D]`; names the axes B and P.
-        query: `[B, N, S, D]`; names the axis S.
+        past: past keys `[B, K, P, D]`, whose shape names the axes B and P.
+        query: `[B, N, S, D]`, whose shape names the axis S.
 
     Returns:
-        What the mask is made of, or why it is no causal one.
+        The padding input and the window, or the reason why this is no causal mask.
     """
     producer = mask.producer()
     if producer is None or not isinstance(producer.graph, ir.Graph):
-        return "no node"
+        return "a graph input or a constant"
     graph = producer.graph
     try:
         region = Region(graph, graph.inputs, mask)
@@ -106,3 +108,12 @@ def example(value: ir.Value, padding: bool, sizes: dict[str, int], sequence: int
         array[:] = 1
         array[0, -1] = sequence == 1
     return array
+
+
+def additive_mask(mask: ir.Value, add: Builder) -> ir.Value:
+    """A mask as numbers to be added to the scores."""
+    if mask.dtype == ir.DataType.FLOAT:
+        return mask
+    nil = add.constant(np.array(0, np.float32), "shown")
+    lowest = add.constant(np.array(np.finfo(np.float32).min), "hidden")
+    return add("Where", [mask, nil, lowest], dtype=ir.DataType.FLOAT, shape=mask.shape)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from surgery.match.rotary import other
+from surgery.match.nodes import other_operand
 from surgery.rewrite.matcher import Matcher, constant
 
 
@@ -24,7 +24,7 @@ def mean(node: ir.Node, m: Matcher) -> ir.Value:
 
 
 def squared(value: ir.Value, m: Matcher) -> ir.Value:
-    """x behind x ** 2 or x * x."""
+    """The x of a value x ** 2 or x * x."""
     square = m.producer(value, "Pow", "Mul")
     x, power = square.inputs[:2]
     assert x is not None
@@ -37,9 +37,9 @@ def squared(value: ir.Value, m: Matcher) -> ir.Value:
 
 
 def scaled(variance: ir.Value, x: ir.Value, m: Matcher) -> tuple[ir.Value, float]:
-    """x / sqrt(variance + epsilon), and epsilon."""
+    """The value x / sqrt(variance + epsilon), however it is written, and epsilon."""
     total = m.user(variance, "Add")
-    epsilon = m.constant(other(total, variance), "a constant epsilon")
+    epsilon = m.constant(other_operand(total, variance), "a constant epsilon")
     m.check(epsilon.size == 1, "a constant epsilon, one number", epsilon)
     users = total.outputs[0].consumers()
     if len(users) == 1 and users[0].op_type == "Pow":
@@ -60,19 +60,19 @@ def scaled(variance: ir.Value, x: ir.Value, m: Matcher) -> tuple[ir.Value, float
 
 
 def affine(normed: ir.Value, m: Matcher) -> tuple[ir.Value, ir.Value]:
-    """A weight of one row on a normalized value, and the product."""
+    """The weight of rank 1 that multiplies a normalized value, and the product."""
     product = m.user(normed, "Mul")
-    weight = other(product, normed)
+    weight = other_operand(product, normed)
     m.rank(weight, 1)
     return weight, product.outputs[0]
 
 
 def shifted(product: ir.Value) -> tuple[ir.Value, ir.Value] | None:
-    """A bias of one row on a product, and the sum; None where there is none."""
+    """The bias of rank 1 that is added to a product, and the sum; None without a bias."""
     users = product.consumers()
     if len(users) != 1 or users[0].op_type != "Add" or product.is_graph_output():
         return None
-    bias = other(users[0], product)
+    bias = other_operand(users[0], product)
     row = bias.shape is not None and len(bias.shape) == 1
     known = bias.is_initializer() or constant(bias) is not None
     return (bias, users[0].outputs[0]) if row and known else None

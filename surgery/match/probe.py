@@ -1,8 +1,8 @@
-"""Ask a region of a graph what it does, by running it.
+"""Find out what a region of a graph computes, by running it.
 
-Exporters spell the same data movement in dozens of ways. Where a pass needs to know what a region
-computes, it extracts the region, feeds it codes and reads the answer, instead of matching every
-spelling node by node.
+Exporters write the same data movement in dozens of ways. Instead of matching each of them node by
+node, a pass extracts the region, runs it in onnxruntime on inputs that it chooses, and compares the
+result with what it looks for.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import onnxruntime as ort
 
 
 class Leaks(Exception):
-    """The region reads something else than its stated inputs."""
+    """The region depends on values other than its stated inputs."""
 
 
 class Region:
@@ -27,7 +27,7 @@ class Region:
         output: the value to compute.
 
     Raises:
-        Leaks: the output depends on something else too.
+        Leaks: the output depends on other values too.
     """
 
     def __init__(self, graph: ir.Graph, inputs: Sequence[ir.Value], output: ir.Value) -> None:
@@ -45,7 +45,7 @@ class Region:
         self.numbers = {
             v.name for v in part.inputs if any(use.node.op_type != "Shape" for use in v.uses())
         }
-        """Names of those of which it reads more than their shapes."""
+        """Names of the inputs whose numbers it reads, not their shapes alone."""
         made = (node.outputs[0] for node in part if node.op_type == "Constant")
         tensors = map(ir.convenience.get_const_tensor, (*part.initializers.values(), *made))
         self.constants = [
@@ -54,6 +54,7 @@ class Region:
             if tensor is not None and tensor.dtype in (ir.DataType.INT64, ir.DataType.INT32)
             for x in np.ravel(tensor.numpy())
         ]
+        """Every integer in the constants of the region."""
         self.session = session(part, graph.opset_imports)
 
     def __call__(self, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -70,7 +71,7 @@ def evaluate(graph: ir.Graph, values: Sequence[ir.Value]) -> list[np.ndarray]:
 
 
 def session(part: ir.Graph, opsets: Mapping[str, int]) -> ort.InferenceSession:
-    """A region as a session, unoptimized: it runs a few times on small arrays."""
+    """A session of a region, without optimization: it runs a few times on small arrays."""
     for node in part:
         node.metadata_props.clear()
     part.opset_imports.update(opsets)

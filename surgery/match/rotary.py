@@ -8,23 +8,24 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from surgery.match.nodes import made_by, other_operand, slice_bounds
 from surgery.rewrite.builder import Builder, replace
 from surgery.rewrite.matcher import Matcher
 
 
 @dataclass(frozen=True)
 class Rotation:
-    """`x * cos + turn(x) * sin`: turn swaps the halves of the last axis, or the two of each pair.
+    """`x * cos + turn(x) * sin`; turn(x) is (-x2, x1) of halves x1, x2 or of each pair.
 
     Attributes:
         x: what is rotated.
-        cos: broadcasts against x, a head axis of 1 included; `sin` alike.
-        sin: see `cos`.
+        cos: the cosines, which broadcast against x (head axis of 1); `sin` likewise.
+        sin: the sines; see `cos`.
         end: the result.
         width: size of the last axis of x.
         interleaved: columns 2i and 2i + 1 turn together, not i and i + width / 2.
-        whole: x, or where x is the front part of wider rows, those rows.
-        joined: `end`, or where x is the front part, `end` with the rest behind it.
+        whole: x, or the wider rows whose first columns x is (partial rotary).
+        joined: `end`, or with partial rotary the Concat of `end` and the other columns.
     """
 
     x: ir.Value
@@ -38,16 +39,16 @@ class Rotation:
 
 
 def rotation(node: ir.Node, m: Matcher) -> Rotation:
-    """Match the `Concat` of the turned parts, the anchor, up to x and down to the sum."""
+    """Match from the `Concat` inside turn(x), the anchor, up to x and down to the sum."""
     m.check(len(node.inputs) == 2, "two halves", len(node.inputs))
     interleaved = all(v is not None and made_by(v, "Unsqueeze") for v in node.inputs)
     x, width, turned = pairs(node, m) if interleaved else halves(node, m)
     product = m.user(turned, "Mul")
-    sin = other(product, turned)
+    sin = other_operand(product, turned)
     total = m.user(product.outputs[0], "Add")
-    straight = m.producer(other(total, product.outputs[0]), "Mul")
-    m.check(x in straight.inputs, "x * cos beside it", "another product")
-    cos, end = other(straight, x), total.outputs[0]
+    straight = m.producer(other_operand(total, product.outputs[0]), "Mul")
+    m.check(x in straight.inputs, "x * cos as the other term", "another product")
+    cos, end = other_operand(straight, x), total.outputs[0]
     whole, joined = around(x, end, width, m) or (x, end)
     return Rotation(x, cos, sin, end, width, interleaved, whole, joined)
 
@@ -62,13 +63,15 @@ def halves(node: ir.Node, m: Matcher) -> tuple[ir.Value, int, ir.Value]:
     axis = node.attributes["axis"].as_int()
     m.check(axis in last, "halves joined along the last axis", axis)
     if first.op_type == "Slice":
-        lower, upper = sliced(first, m), sliced(second, m)
+        lower, upper = slice_bounds(first, m), slice_bounds(second, m)
         m.check(lower[2] in last and upper[2] in last, "slices of the last axis", lower[2])
         m.check(lower[:2] == (0, width // 2), f"a first half of {width // 2}", lower[:2])
         m.check(upper[0] == width // 2 and upper[1] >= width, "the second half", upper[:2])
     else:
         m.check(first is second, "one Split", "two")
-        m.check(node.inputs[1] is first.outputs[0], "the first half second", "another order")
+        m.check(
+            node.inputs[1] is first.outputs[0], "the first half as the second part", "another order"
+        )
         m.check(first.attributes.get_int("axis", 0) in last, "a Split of the last axis", "another")
         parts = [v.shape[-1] if v.shape is not None else None for v in first.outputs]
         m.check(parts == [width // 2] * 2, f"halves of {width // 2}", parts)
@@ -87,9 +90,13 @@ def pairs(node: ir.Node, m: Matcher) -> tuple[ir.Value, int, ir.Value]:
     axes = [m.constant(u.inputs[1]).ravel().tolist() for u in lifted]
     m.check(all(a in ([-1], [rank]) for a in axes), "pairs stacked along a new last axis", axes)
     for part, start in ((first, 0), (second, 1)):
-        begin, end, along = sliced(part, m, step=2)
+        begin, end, along = slice_bounds(part, m, step=2)
         m.check(along in (-1, rank - 1), "slices of the last axis", along)
-        m.check((begin, end >= width) == (start, True), f"every other from {start}", (begin, end))
+        m.check(
+            (begin, end >= width) == (start, True),
+            f"every second column from {start}",
+            (begin, end),
+        )
     flat = m.user(node.outputs[0], "Reshape").outputs[0]
     fits = flat.shape is not None and flat.shape == x.shape
     m.check(fits, f"pairs back in rows of {width}", flat.shape)
@@ -97,7 +104,7 @@ def pairs(node: ir.Node, m: Matcher) -> tuple[ir.Value, int, ir.Value]:
 
 
 def parted(first: ir.Node, second: ir.Node, m: Matcher) -> tuple[ir.Value, int]:
-    """The value that both are parts of, and its width."""
+    """The value that both nodes take a part of, and its width."""
     x = first.inputs[0]
     assert x is not None
     m.check(second.inputs[0] is x, "halves of one value", "halves of two values")
@@ -108,7 +115,7 @@ def parted(first: ir.Node, second: ir.Node, m: Matcher) -> tuple[ir.Value, int]:
 
 
 def around(x: ir.Value, end: ir.Value, width: int, m: Matcher) -> tuple[ir.Value, ir.Value] | None:
-    """The rows whose first columns x is, and those rows with `end` in place of x."""
+    """With partial rotary: the whole rows, and the rows with rotated first columns."""
     part, users = x.producer(), end.consumers()
     if part is None or part.op_type not in ("Slice", "Split") or end.is_graph_output():
         return None
@@ -122,7 +129,7 @@ def around(x: ir.Value, end: ir.Value, width: int, m: Matcher) -> tuple[ir.Value
     m.check(joined.attributes["axis"].as_int() in last, "parts joined along the last axis", joined)
     m.check(rest.inputs[0] is whole, "the rest of the same rows behind", "another value")
     if part.op_type == "Slice":
-        front, back = sliced(part, m), sliced(rest, m)
+        front, back = slice_bounds(part, m), slice_bounds(rest, m)
         fits = front == (0, width, front[2]) and front[2] in last and back[2] in last
         m.check(fits, f"the first {width} columns", front)
         size = whole.shape[-1]
@@ -134,46 +141,19 @@ def around(x: ir.Value, end: ir.Value, width: int, m: Matcher) -> tuple[ir.Value
     return whole, joined.outputs[0]
 
 
-def made_by(value: ir.Value, op: str) -> bool:
-    """Whether a node of type `op` computes a value."""
-    node = value.producer()
-    return node is not None and node.op_type == op
-
-
-def sliced(node: ir.Node, m: Matcher, step: int = 1) -> tuple[int, int, int]:
-    """Start, end and axis of a slice along one axis, of every `step`-th."""
-    m.check(len(node.inputs) > 3, "a slice with axes", len(node.inputs))
-    starts, ends, axes = (
-        m.constant(value, "a constant slice").ravel().tolist() for value in node.inputs[1:4]
-    )
-    m.check(len(axes) == 1, "a slice of one axis", axes)
-    steps = m.constant(node.inputs[4], "constant steps") if len(node.inputs) > 4 else None
-    fits = (step == 1) if steps is None else bool((steps == step).all())
-    m.check(fits, f"steps of {step}", steps)
-    return starts[0], ends[0], axes[0]
-
-
-def other(node: ir.Node, value: ir.Value) -> ir.Value:
-    """The other operand of a node with two."""
-    a, b = node.inputs[:2]
-    found = b if a is value else a
-    assert found is not None
-    return found
-
-
 def unsqueezed(value: ir.Value, m: Matcher) -> ir.Value:
-    """The value before the `Unsqueeze` that made room for the heads."""
+    """The value before the `Unsqueeze` that added a head axis."""
     node = m.producer(value, "Unsqueeze")
     source = node.inputs[0]
     assert source is not None
     m.rank(value, 3, 4)
     axis = m.constant(node.inputs[1]).ravel().tolist()
-    m.check(axis in ([1], [1 - len(value.shape or ())]), "room for the heads on axis 1", axis)
+    m.check(axis in ([1], [1 - len(value.shape or ())]), "a head axis added at 1", axis)
     return source
 
 
 def once(value: ir.Value, m: Matcher, interleaved: bool) -> ir.Value:
-    """The angles before each was repeated: behind the others, or beside itself."""
+    """The angles before repetition: as a second half, or next to each other if interleaved."""
     if not interleaved:
         node = m.producer(value, "Concat")
         half = node.inputs[0]
@@ -204,11 +184,11 @@ def twice(table: np.ndarray, interleaved: bool) -> bool:
 
 
 Op = Callable[[ir.Value, dict[str, object]], ir.Value]
-"""Rotates `[B, S, N * D]` or `[B, N, S, D]`, told apart by the attributes."""
+"""Adds the op that rotates `[B, S, N * D]` or `[B, N, S, D]`, given its attributes."""
 
 
 def layout(found: Rotation, tokens_first: bool = True) -> dict[str, object]:
-    """The op's attributes for rows of all heads, or for heads before tokens."""
+    """The op's attributes for `[B, S, N * D]`, or `[B, N, S, D]` without `tokens_first`."""
     assert found.whole.shape is not None
     attributes: dict[str, object] = {}
     if tokens_first or found.whole is not found.x:
@@ -221,7 +201,7 @@ def layout(found: Rotation, tokens_first: bool = True) -> dict[str, object]:
 
 
 def rotate(found: Rotation, op: Op, add: Builder) -> None:
-    """Put an op in place of a rotation, before the heads are moved to the front if they are."""
+    """Replace a rotation by an op; if a Transpose moved the heads first, rotate before it."""
     whole = found.whole
     shape = whole.shape
     assert shape is not None and isinstance(shape[-1], int)

@@ -1,6 +1,7 @@
-"""The passes, one a file, in folders by subject; import them from here.
+"""The passes, one per file, in folders by subject; import them from here.
 
-`TIDY` is what the others start from: run it first on a graph that some exporter wrote.
+Run `TIDY` first on a graph that an exporter wrote: the other passes expect what it does. Pass
+instances are not thread-safe: use one for each thread.
 """
 
 from surgery.passes.attention.attention import Attention

@@ -1,1 +1,1 @@
-"""What a pass is made of: matching, building, the contract, weights, and graphs as text."""
+"""What passes are built on: their contract, matching, edits of graphs, lazy weights, text form."""

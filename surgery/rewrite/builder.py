@@ -1,4 +1,4 @@
-"""What a rewrite does to a graph: new nodes and initializers, readers moved, dead nodes removed."""
+"""Edits of a graph: add nodes and initializers, redirect readers, remove dead nodes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from surgery.rewrite.scope import scope
 
 
 class Builder:
-    """Makes the nodes of a rewrite: placed before the anchor, in its module, uniquely named."""
+    """Adds the nodes of a rewrite: before the anchor, with its module path, under unique names."""
 
     def __init__(self, maker: str, anchor: ir.Node, taken: set[str]) -> None:
         assert anchor.graph is not None
@@ -21,7 +21,7 @@ class Builder:
         self.graph = anchor.graph
         self.maker, self.anchor, self.taken = maker, anchor, taken
         self.before = anchor
-        """New nodes go before this one; a rewrite that starts earlier moves it."""
+        """New nodes go before this node; a rewrite sets another one where needed."""
 
     def __call__(
         self,
@@ -80,7 +80,7 @@ class Builder:
         return node
 
     def constant(self, array: np.ndarray, name: str) -> ir.Value:
-        """An initializer, shared by name: asking again for the same one returns it."""
+        """An initializer; one with the same name and numbers is reused."""
         known = self.graph.initializers.get(name)
         if known is not None and isinstance(known.const_value, ir.Tensor):
             same = known.const_value.numpy()
@@ -90,7 +90,7 @@ class Builder:
         return initializer(self.graph, name, ir.tensor(array, name=name))
 
     def unique(self, name: str) -> str:
-        """The name, with a number where it is taken."""
+        """The name, followed by a number if it is taken."""
         candidate, n = name, 1
         while candidate in self.taken:
             n += 1

@@ -1,8 +1,8 @@
 """What a pass is: how it matches, what it promises, how it fails.
 
 A pass finds its sites without touching the graph, then rewrites them one by one. It counts them
-exactly, checks that none is left, and changes nothing when run again. A place that matched some
-way in and then failed is a near-miss: `explain` shows the first condition that failed.
+exactly, checks that none is left, and changes nothing when run again. A near-miss is a place that
+meets the first conditions of a match and fails a later one; `explain` shows the one that failed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from surgery.rewrite.scope import place
 T = TypeVar("T")
 
 FIELDS = ("before", "after", "keeps", "not", "why")
-"""What the docstring of a pass states, each on a line of its own after a one-line summary."""
+"""Fields of a pass's docstring, each starting a line, after a summary of one line."""
 
 
 class PassError(UserError):
@@ -35,7 +35,7 @@ class PostconditionError(PassError):
 
 
 class ExpectationError(PassError):
-    """Another number of sites was expected."""
+    """A pass found another number of sites than it was told to expect."""
 
 
 class PreconditionError(PassError):
@@ -49,11 +49,15 @@ class Site:
     where: str
     """Module path or value name."""
     what: str
-    """What stands there, in a few words."""
+    """The op type or another short description."""
 
 
 class Pass(ir.passes.InPlacePass, abc.ABC):
-    """A graph transformation with a name, sites, a count and a post-condition."""
+    """A graph transformation with a name, sites, a count and a post-condition.
+
+    Instances are not thread-safe: a call stores its count and what it has read of the graph. One
+    instance may work on many graphs in turn; several threads need an instance each.
+    """
 
     name: ClassVar[str]
     """The word on the command line; the module of the pass has the same name."""
@@ -73,14 +77,14 @@ class Pass(ir.passes.InPlacePass, abc.ABC):
 
     @abc.abstractmethod
     def sites(self, model: ir.Model) -> list[Site]:
-        """Where the pass would act. Reads, never writes."""
+        """Places where the pass would act. It reads the graph and does not change it."""
 
     @abc.abstractmethod
     def apply(self, model: ir.Model) -> int:
-        """Act on every site; returns how many there were."""
+        """Rewrite every site; returns how many there were."""
 
     def near_misses(self, model: ir.Model) -> list[Miss]:
-        """Places that matched some way in, farthest first."""
+        """Places that met some conditions of a match, those that met most first."""
         return []
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -118,22 +122,26 @@ class NodePass(Pass, Generic[T]):
     """Op types that a match starts from."""
 
     def forget(self) -> None:
-        """Drop what an earlier call learnt of a graph; passes that remember something override it.
+        """Clear what the pass has cached about a graph; passes with a cache override it.
 
-        It is called before a graph is looked at and after it was rewritten, so that a verdict on a
-        graph is never older than the call that asks for it.
+        `sites`, `near_misses` and `apply` call it first, so that nothing cached survives an edit
+        of the graph between two calls.
         """
 
     @abc.abstractmethod
     def match(self, node: ir.Node, m: Matcher) -> T:
-        """What a rewrite needs to know of the site at `node`, or `Miss`."""
+        """Return what `rewrite` needs to know about the site at `node`.
+
+        Raises:
+            Miss: a condition failed; the node is no site.
+        """
 
     @abc.abstractmethod
     def rewrite(self, node: ir.Node, found: T, add: Builder) -> None:
         """Rewrite the site at `node`."""
 
     def scan(self, model: ir.Model) -> Iterator[tuple[ir.Node, T | Miss]]:
-        """Every anchor with its match or its miss, in graph order."""
+        """Every anchor with its match or its `Miss`, in graph order."""
         for graph in model.graphs():
             for node in graph:
                 if node.op_type in self.anchors:
@@ -152,13 +160,13 @@ class NodePass(Pass, Generic[T]):
         ]
 
     def near_misses(self, model: ir.Model) -> list[Miss]:
-        """Anchors that matched at least one condition, farthest first."""
+        """Anchors that met at least one condition, those that met most first."""
         self.forget()
         misses = [f for _, f in self.scan(model) if isinstance(f, Miss) and f.depth > 0]
         return sorted(misses, key=lambda miss: -miss.depth)
 
     def apply(self, model: ir.Model) -> int:
-        """Rewrite site after site, each matched anew: one rewrite may rename another's inputs."""
+        """Rewrite each site after matching it again: one rewrite may change another's inputs."""
         self.forget()
         nodes = [node for node, found in self.scan(model) if not isinstance(found, Miss)]
         taken = names(model)
@@ -166,7 +174,7 @@ class NodePass(Pass, Generic[T]):
             try:
                 found = self.match(node, Matcher(node))
             except Miss as miss:
-                raise PassError(f"{self.name}: one site undid another: {miss}.") from miss
+                raise PassError(f"{self.name}: rewriting one site broke another: {miss}.") from miss
             self.rewrite(node, found, Builder(self.name, node, taken))
         if nodes:
             prune(model)
@@ -175,7 +183,7 @@ class NodePass(Pass, Generic[T]):
 
 
 def fields(cls: type) -> dict[str, str]:
-    """Parse a pass's docstring: the summary line, then a field a line, indented lines go on."""
+    """Parse a pass's docstring: a summary line, then fields; indented lines continue a field."""
     summary, *lines = inspect.cleandoc(cls.__doc__ or "").splitlines()
     found, current = {"summary": summary}, ""
     for line in lines:

@@ -1,4 +1,4 @@
-"""A copy of a graph that later passes cannot reach."""
+"""Copies of graphs that later passes on the original do not change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Conditions of a match, counted, and the small constants that they read."""
+"""Conditions of a match, and the small constants that they read."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import onnx_ir as ir
 from surgery.rewrite.scope import place
 
 LARGEST_CONSTANT = 1 << 16
-"""Elements up to which a constant is read for matching; weights are never read."""
+"""Most elements of a constant that matching reads; weights are never read."""
 
 
 class Miss(Exception):
-    """A place that is no site: the first condition that failed, and what was found instead."""
+    """A node is no site: the first condition that failed, and what was found instead."""
 
     def __init__(self, node: ir.Node, condition: str, found: object, depth: int) -> None:
         super().__init__(f"{place(node)}: needs {condition}; found {found}")
@@ -20,14 +20,14 @@ class Miss(Exception):
 
 
 class Matcher:
-    """Conditions of one match attempt, counted, so that a failure tells how far it came."""
+    """Checks the conditions of one match and counts them: a `Miss` says how many held."""
 
     def __init__(self, anchor: ir.Node) -> None:
         self.anchor = anchor
         self.depth = 0
 
     def check(self, holds: bool, condition: str, found: object) -> None:
-        """Go on if a condition holds, else raise `Miss`."""
+        """Count a condition that holds, else raise `Miss`."""
         if not holds:
             raise Miss(self.anchor, condition, found, self.depth)
         self.depth += 1

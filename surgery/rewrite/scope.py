@@ -20,5 +20,5 @@ def scope(node: ir.Node) -> str:
 
 
 def place(node: ir.Node) -> str:
-    """Where a node is, for people: its module path, or its own name."""
+    """Where a node is, for messages: its module path, or its own name."""
     return scope(node) or node.name or f"an unnamed {node.op_type}"

@@ -1,8 +1,8 @@
-"""A graph as canonical text: one node a line, the same text for the same graph.
+"""A graph as canonical text: one node per line, the same text for the same graph.
 
-Values are renamed in order, module paths become sections, weights show name, dtype and shape,
-small constants their numbers. `diff -u` between two steps of a run shows what a pass did: with
-`Names` that both share, a value keeps its number for as long as it lives.
+Values are numbered in order, module paths become sections, weights show name, dtype and shape,
+and small constants their numbers. `diff -u` of two steps of a run shows what a pass did; texts
+that share one `Names` give a value the same number.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from surgery.rewrite.matcher import constant
 from surgery.rewrite.scope import scope
 
 INLINE = 8
-"""Elements up to which a constant shows its numbers."""
+"""Most elements of a constant whose numbers are shown."""
 
 
 class Names:
-    """Numbers of values by name, given in order of appearance and kept from text to text."""
+    """Gives each value name a number, in order of appearance, the same in every text."""
 
     def __init__(self) -> None:
         self.numbers: dict[str, str] = {}
@@ -37,7 +37,7 @@ def text(model: ir.Model, names: Names | None = None, types: bool = False) -> st
 
     Args:
         model: the graph.
-        names: numbers of values to go on with; by default they start anew.
+        names: the numbers of earlier texts; by default numbering starts at 0.
         types: whether each node's line ends in the dtype and shape of its first output.
     """
     opsets = ", ".join(f"{domain or 'onnx'} {v}" for domain, v in model.opset_imports.items())
@@ -54,7 +54,7 @@ def body(
     names: Names | None = None,
     types: bool = False,
 ) -> Iterator[str]:
-    """The lines of a graph; `known` holds the names of values from around it."""
+    """The lines of a graph; `known` holds the names of values of the graphs around it."""
     known = dict(known)
     for value in graph.inputs:
         known[value] = value.name or f"%{len(known)}"
@@ -142,7 +142,7 @@ def diff(before: str, after: str, names: tuple[str, str] = ("before", "after")) 
 
 
 def histogram(model: ir.Model) -> Counter[str]:
-    """Nodes by op type, subgraphs included; other domains than ONNX's own in front."""
+    """Nodes by op type, subgraphs included; `domain::op` outside ONNX's own domain."""
     return Counter(
         f"{node.domain}::{node.op_type}" if node.domain else node.op_type
         for graph in model.graphs()
@@ -151,5 +151,5 @@ def histogram(model: ir.Model) -> Counter[str]:
 
 
 def size(model: ir.Model) -> int:
-    """Number of nodes, subgraphs included, constants not."""
+    """Number of nodes, subgraphs included, `Constant` nodes not."""
     return sum(n for op, n in histogram(model).items() if op != "Constant")

@@ -1,8 +1,8 @@
-"""Weights as recipes: where the numbers lie and what is done to them, a block of rows at a time.
+"""Lazy weights: where the numbers are stored and how they are transformed when they are read.
 
-Passes never hold a weight. They wrap its source (cast it, transpose it, quantize it), and the
-package writer asks the last source for rows when it writes them. Two weights with equal sources
-are the same bytes, so the writer stores them once.
+Passes never load a weight. They wrap its source in another one (a cast, a transpose, a
+quantization), and the package writer reads the outermost source a block of rows at a time. Weights
+with equal sources hold equal bytes, so the writer stores them once.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ Shape = tuple[int, ...]
 
 
 UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
-"""Plain integers by size."""
+"""Unsigned integers by their size in bytes."""
 TILE = 128
-"""Rows and columns of a matrix that are transposed at a time."""
+"""Side of the square blocks in which a matrix is transposed."""
 
 
 class Source(Protocol):
@@ -45,7 +45,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Stored:
-    """A weight as it lies in a file of the checkpoint."""
+    """A weight stored in a file: a shard of a checkpoint, or external data of a graph."""
 
     file: Path
     offset: int
@@ -70,7 +70,7 @@ class Stored:
 
 @dataclass(frozen=True, eq=False)
 class Inline:
-    """A weight that lies inside the graph's own file; two of them are never the same source."""
+    """A weight stored inside the graph's own file. Two of them never compare as equal."""
 
     tensor: ir.TensorProtocol
 
@@ -100,7 +100,7 @@ class Cast:
         """Cast rows; round to nearest even, as PyTorch does."""
         (rows,) = self.source.read(start, stop)
         if self.source.parts[0][0] == ir.DataType.BFLOAT16 and self.dtype == ir.DataType.FLOAT:
-            # bfloat16 is the upper half of float32; NumPy's own cast goes value by value.
+            # bfloat16 is the upper half of float32; NumPy's own cast converts value by value.
             wide = rows.view(np.uint16).astype(np.uint32)
             np.left_shift(wide, 16, out=wide)
             return (wide.view(np.float32),)
@@ -120,7 +120,7 @@ class Transposed:
         return ((dtype, (k, n)),)
 
     def read(self, start: int, stop: int) -> tuple[Array, ...]:
-        """Columns of the source as rows, read in blocks of its rows."""
+        """Columns `start:stop` of the source as rows; the source is read in blocks of rows."""
         dtype, (n, _) = self.source.parts[0]
         out = np.empty((stop - start, n), dtype.numpy())
         step = 1024
@@ -159,9 +159,9 @@ class Swapped:
 
 @dataclass(frozen=True)
 class Interleaved:
-    """A stack of matrices `[E, 2I, K]` with the rows of both halves in turn: 0, I, 1, I + 1, ...
+    """A stack of matrices `[E, 2I, K]` with the rows of both halves alternating: 0, I, 1, ...
 
-    Or, `back`, rows in turn as two halves.
+    With `back`, the inverse: alternating rows become two halves.
     """
 
     source: Source
@@ -181,13 +181,13 @@ class Interleaved:
 
 
 def narrow(source: Source) -> Source:
-    """A source without a widening to float32, which another cast or quantizing makes needless."""
+    """Strip a float32 upcast that will be redone or that quantizing does not need."""
     widened = isinstance(source, Cast) and source.dtype == ir.DataType.FLOAT
     return source.source if widened else source  # type: ignore[attr-defined]
 
 
 def transposed(source: Source) -> Source:
-    """A matrix, or each of a stack, transposed; a cast stays outermost: a number is cast once."""
+    """A matrix, or each of a stack, transposed. A cast stays outermost, where `narrow` finds it."""
     if isinstance(source, Cast):
         return Cast(transposed(source.source), source.dtype)
     if isinstance(source, Transposed | Swapped):
@@ -196,7 +196,7 @@ def transposed(source: Source) -> Source:
 
 
 def interleaved(source: Source) -> Source:
-    """A stack with the rows of both halves in turn; a cast stays outermost."""
+    """A stack with the rows of both halves alternating. A cast stays outermost."""
     if isinstance(source, Cast):
         return Cast(interleaved(source.source), source.dtype)
     return Interleaved(source)
@@ -233,14 +233,14 @@ class Shifted:
         return self.source.parts[:1]
 
     def read(self, start: int, stop: int) -> tuple[Array, ...]:
-        """Rows, larger by the number."""
+        """Rows plus the number."""
         (rows,) = self.source.read(start, stop)
         return (rows + rows.dtype.type(self.number),)
 
 
 @dataclass(frozen=True)
 class RowScaled:
-    """A float32 source, row r times number r of another source."""
+    """A float32 source whose row r is multiplied by number r of another source."""
 
     source: Source
     scale: Source
@@ -261,8 +261,8 @@ class RowScaled:
 class Quantized:
     """A matrix `[N, K]` in blocks: packed codes, scales, and zero points where asymmetric.
 
-    Shapes are those of `com.microsoft.MatMulNBits`: see `quant.blocks`. Rows of a stack of matrices
-    `[E, N, K]` are rows too; each array then has E in front.
+    Shapes are those of `com.microsoft.MatMulNBits`: see `quant.blocks`. A stack of matrices
+    `[E, N, K]` is read by whole matrices; each array then has E in front.
     """
 
     source: Source
@@ -292,7 +292,7 @@ class Quantized:
 
 
 class RowTensor(ir.LazyTensor):
-    """An initializer whose numbers come from a source; to onnx-ir, a lazy tensor.
+    """An initializer whose numbers come from a source: a lazy tensor of onnx-ir.
 
     Args:
         source: where the rows come from.
@@ -316,7 +316,7 @@ class RowTensor(ir.LazyTensor):
 
 
 def source_of(value: ir.Value) -> Source | None:
-    """The source behind an initializer that lies in the checkpoint, or None."""
+    """The source of an initializer that is a weight; None for a constant held in memory."""
     tensor = value.const_value
     if isinstance(tensor, RowTensor):
         return tensor.source if tensor.part == 0 else None

@@ -34,7 +34,7 @@ MODULES = {
     if not module.ispkg
 }
 """Modules of `surgery.passes` by their own name."""
-SHARED = {"blocks"}
+SHARED = {"blocks", "segments"}
 """Modules that hold what several passes of a folder share, and no pass."""
 
 

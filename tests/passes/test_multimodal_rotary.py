@@ -59,7 +59,7 @@ MISSES = [
      "the same positions"),
     ("Where(on_w, cw, cth)", "Where(dynamic, cw, cth)", "reads more than the table"),
     ("Where(on_h, ch, ct)", "Where(on_h, sh, ct)", "2 tables"),
-    ("room = {1}", "room = {2}", "room for the heads on axis 1"),
+    ("room = {1}", "room = {2}", "a head axis added at 1"),
     ("half = {8}", "half = {7}", "a first half of 8"),
 ]  # fmt: skip
 

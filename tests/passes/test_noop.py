@@ -58,12 +58,13 @@ MISSES = {
     "plus one": (single("y = Add(x, k)", "float k = {1}"), ""),
     "times zero": (single("y = Mul(x, k)", "float k = {0}"), ""),
     "one over x": (single("y = Div(k, x)", "float k = {1}"), ""),
-    "input as output": (single("y = Cast<to = 1>(x)", given=""), "an output inside the graph"),
+    "input as output": (
+        single("y = Cast<to = 1>(x)", given=""), "an output computed by another node"),
     "input as output, two steps": (
         single("i = Mul(x, k)\n y = Mul(i, k)", "float k = {2}", "float[B,S,4] y"), ""),
     "two outputs": (
         single("z = Neg(x)\n y = Cast<to = 1>(z)", out="float[B,S,4] y, float[B,S,4] z"),
-        "an output inside the graph"),
+        "an output computed by another node"),
 }  # fmt: skip
 
 

@@ -31,10 +31,10 @@ MISSES = [
     ("float[P,3,8] x", "float[P,H,8] x", "a known number of heads"),
     ("float[P,3,8] x", "float[P,3,D] x", "a known last axis"),
     ("Add(straight, across)", "Sub(straight, across)", "read by one Add alone"),
-    ("straight = Mul(x, cos)", "straight = Mul(x2, cos)", "x * cos beside it"),
+    ("straight = Mul(x, cos)", "straight = Mul(x2, cos)", "x * cos as the other term"),
     ("=> (float[P,3,8] y)", "=> (float[P,3,8] y, float[P,3,8] turned)", "read by one Mul alone"),
     ("Unsqueeze(cc, heads)", "Reshape(cc, three)", "from Unsqueeze"),
-    ("heads = {-2}", "heads = {0}", "room for the heads on axis 1"),
+    ("heads = {-2}", "heads = {0}", "a head axis added at 1"),
 ]
 OTHER_AXIS = BEFORE.replace("float[P,3,8]", "float[P,8,8]").replace("axis = {2}", "axis = {1}")
 OTHER_AXIS = OTHER_AXIS.replace("float[P,8,8] y", "float[U,V,W] y")

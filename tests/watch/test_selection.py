@@ -79,7 +79,7 @@ def test_only_runs_these_and_says_what_was_expected(
     assert [p["pass"] for p in found] == ["fold", "group_query_attention", "fold"]
     assert (found[1]["sites"], found[1]["expected"]) == (0, 4)
     assert main(["-i", str(raw), "--only", "group_query_attention"]) == 0
-    assert "(expected 4; passes before it were left out)" in capsys.readouterr().err
+    assert "(expected 4, but earlier passes were skipped)" in capsys.readouterr().err
 
 
 def test_skip_leaves_out(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,1 +1,1 @@
-"""Which passes run, in which order, on which graph: visible tuples of steps."""
+"""Recipes: which passes run in which order on which graph, as tuples of steps."""

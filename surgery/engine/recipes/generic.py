@@ -1,4 +1,4 @@
-"""Recipes for graphs that nobody made recipes for: every pass where it finds something to do."""
+"""Recipes for graphs of other exporters: no pass has to find anything."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ TIDY: Recipe[Settings] = (
     Step(StaticReshape),
     Step(ZeroBias),
 )
-"""What every other pass starts from."""
+"""Brings a graph into the form that the other passes match."""
 
 NORMS: Recipe[Settings] = (
     Step(WeightShift),

@@ -1,4 +1,4 @@
-"""Causal attention over a cache as one node."""
+"""Causal attention over a cache of past keys and values becomes one node."""
 
 from __future__ import annotations
 
@@ -36,15 +36,18 @@ class Grouped:
 
 
 class GroupQueryAttention(NodePass[Grouped]):
-    """Attention over concatenated past and new keys becomes one node that owns the cache.
+    """Attention over past and new keys becomes one node that also appends to the cache.
 
     before  Attention(q, Concat(past_k, k), Concat(past_v, v), causal and padding mask)
-    after   GroupQueryAttention(q, k, v, past_k, past_v, sum(mask) - 1, T) -> out, present_k/v
-            with local_window_size where the mask has a window
-    keeps   names of the cache; past and present may share one buffer longer than T
-    not     a mask that is not (causal, within a window, and attention_mask), found by running
-            it; left padding
-    why     no mask of S x T, no copy of the cache, keys and values never repeated
+    after   GroupQueryAttention(q, k, v, past_k, past_v, sum(mask) - 1, T) -> out, present_k/v ;
+            with local_window_size where the mask has a window, softcap where the op has one
+    keeps   names of the cache; past and present may share one buffer longer than T ; rows padded
+            on the right: rows padded on the left get other values, without a warning ; head
+            widths are not checked: onnxruntime runs the op only for widths that are multiples of
+            8, with values as wide as keys, and raises an error for others
+    not     a mask other than (causal, within a window, and attention_mask), found by running it;
+            a past that is no graph input; causality of the op itself beside the mask
+    why     no mask of S x T is built, no cache is copied, keys and values are never repeated
     upstream microsoft/onnxscript#2424
     """
 
@@ -53,13 +56,13 @@ class GroupQueryAttention(NodePass[Grouped]):
     anchors = ("Attention",)
 
     def __init__(self, *, expect: int | None = None) -> None:
-        """Start without knowledge of any mask."""
+        """Set what is expected; see `Pass`."""
         super().__init__(expect=expect)
         self.masks: dict[ir.Value, Mask | str] = {}
         self.lengths: tuple[ir.Value, ir.Value] | None = None
 
     def match(self, node: ir.Node, m: Matcher) -> Grouped:
-        """Queries, keys and values back to where their heads were split off."""
+        """From queries, keys and values back to the rows that their heads were split from."""
         query, key, value, mask = (*node.inputs, None)[:4]
         past_key, new_key = concatenated(key, m)
         past_value, new_value = concatenated(value, m)
@@ -70,7 +73,7 @@ class GroupQueryAttention(NodePass[Grouped]):
         softcap = node.attributes.get_float("softcap", 0.0)
         own = node.attributes.get_int("is_causal", 0)
         m.check(own == 0, "no causality of its own beside the mask", own)
-        scale = node.attributes.get_float("scale", 0.0)  # 0 is the root of the width in both ops
+        scale = node.attributes.get_float("scale", 0.0)  # 0 means 1 / sqrt(head width) in both ops
         end = merged(node.outputs[0], m)
         m.check(mask is not None, "a mask", "none")
         assert mask is not None
@@ -83,18 +86,18 @@ class GroupQueryAttention(NodePass[Grouped]):
         )
 
     def mask(self, mask: ir.Value, past: ir.Value, query: ir.Value) -> Mask | str:
-        """What a causal mask is made of, or why it is none."""
+        """`read_mask`, cached."""
         if mask not in self.masks:
             self.masks[mask] = read_mask(mask, past, query)
         return self.masks[mask]
 
     def forget(self) -> None:
-        """Drop what was learnt of a graph."""
+        """Clear what was cached about a graph."""
         self.masks.clear()
         self.lengths = None
 
     def rewrite(self, node: ir.Node, found: Grouped, add: Builder) -> None:
-        """One node; the cache's names move to its outputs."""
+        """Add one node, whose outputs take over the names of the cache."""
         if self.lengths is None:
             self.lengths = lengths(found.mask.padding, add)
         inputs = [
@@ -133,7 +136,7 @@ def concatenated(value: ir.Value | None, m: Matcher) -> tuple[ir.Value, ir.Value
 
 
 def lengths(mask: ir.Value, add: Builder) -> tuple[ir.Value, ir.Value]:
-    """Last valid position of each row, `[B]`, and T, both int32."""
+    """Inputs `seqlens_k`, the last valid position of each row `[B]`, and T, both int32."""
     one, axis = np.array(1, np.int64), np.array([1], np.int64)
     batch = mask.shape[0] if mask.shape is not None else None
     count = add(

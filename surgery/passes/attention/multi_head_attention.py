@@ -1,4 +1,4 @@
-"""Attention as the runtime's own op, on rows as projections give them."""
+"""Attention as onnxruntime's own op, which reads rows as the projections write them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import numpy as np
 import onnx_ir as ir
 
 from surgery.match.heads import flat, merged, split
+from surgery.match.masks import additive_mask
 from surgery.match.probe import Leaks, Region
-from surgery.passes.attention.plain_attention import bias
+from surgery.match.shapes import same_dim
 from surgery.rewrite.builder import Builder, replace
 from surgery.rewrite.contract import NodePass
 from surgery.rewrite.matcher import Matcher, constant
@@ -19,7 +20,7 @@ FLOAT, BOOL = ir.DataType.FLOAT, ir.DataType.BOOL
 
 @dataclass(frozen=True)
 class Full:
-    """One attention of positions to positions."""
+    """One attention without a cache."""
 
     query: ir.Value
     key: ir.Value
@@ -34,15 +35,16 @@ class Full:
 
 
 class MultiHeadAttention(NodePass[Full]):
-    """Attention takes its rows as they come out of the projections.
+    """Attention reads rows as the projections write them, without moving heads to the front.
 
     before  Attention(q, k, v [B, N, S, D], each Transpose(Reshape(x)), mask) ; Transpose ; Reshape
     after   MultiHeadAttention(x_q, x_k, x_v [B, S, N * D], mask as numbers to be added)
-    keeps   values up to the order of sums; a mask that hides nothing is left out: a constant, or
-            one of shapes alone, found by running it; a query that a mask of bool leaves no key
-            gets the mean of all values instead of zero
-    not     a cache; fewer key than query heads; a mask of other lengths
-    why     four copies of activations go, and scores are computed in blocks that fit the cache
+    keeps   values up to the order of sums ; a mask that hides nothing is left out if it is
+            constant or computed from shapes alone, which running it shows ; a query that a bool
+            mask leaves no key gets the mean of all values instead of zeros
+    not     a cache; causality or a cap of the op; fewer key than query heads; a mask without a
+            row for each query and a column for each key
+    why     saves four copies of activations; scores are computed in blocks that fit the CPU cache
     """
 
     name = "multi_head_attention"
@@ -50,24 +52,24 @@ class MultiHeadAttention(NodePass[Full]):
     anchors = ("Attention",)
 
     def __init__(self, *, expect: int | None = None) -> None:
-        """Start without knowledge of any mask."""
+        """Set what is expected; see `Pass`."""
         super().__init__(expect=expect)
         self.masks: dict[ir.Value, str | None] = {}
         self.biases: dict[ir.Value, ir.Value] = {}
 
     def mask(self, mask: ir.Value) -> str | None:
-        """What a mask hides, None for nothing."""
+        """`read_mask`, cached."""
         if mask not in self.masks:
             self.masks[mask] = read_mask(mask)
         return self.masks[mask]
 
     def forget(self) -> None:
-        """Drop what was learnt of a graph."""
+        """Clear what was cached about a graph."""
         self.masks.clear()
         self.biases.clear()
 
     def match(self, node: ir.Node, m: Matcher) -> Full:
-        """Queries, keys and values back to where their heads were split off."""
+        """From queries, keys and values back to the rows that their heads were split from."""
         query, key, value, mask, *past = (*node.inputs, None, None)
         m.check(not any(past), "no cache", "past keys")
         if mask is not None and self.mask(mask) is None:
@@ -78,7 +80,7 @@ class MultiHeadAttention(NodePass[Full]):
         m.check(own == (0, 0.0), "attention that is neither causal nor capped", own)
         (q, heads), (k, kv_heads), (v, _) = (split(x, m) for x in (query, key, value))
         m.check(heads == kv_heads, f"{heads} key heads", kv_heads)
-        scale = node.attributes.get_float("scale", 0.0)  # 0 is the root of the width in both ops
+        scale = node.attributes.get_float("scale", 0.0)  # 0 means 1 / sqrt(head width) in both ops
         return Full(q, k, v, mask, heads, scale, merged(node.outputs[0], m))
 
     def rewrite(self, node: ir.Node, found: Full, add: Builder) -> None:
@@ -89,14 +91,14 @@ class MultiHeadAttention(NodePass[Full]):
         ]
         if found.mask is not None:
             if found.mask not in self.biases:
-                self.biases[found.mask] = bias(found.mask, add)
+                self.biases[found.mask] = additive_mask(found.mask, add)
             inputs += [None, None, self.biases[found.mask]]
         out = add("MultiHeadAttention", inputs, attributes, domain="com.microsoft", like=found.end)
         replace(found.end, out)
 
 
 def fits(mask: ir.Value, query: ir.Value | None, key: ir.Value | None, m: Matcher) -> None:
-    """A mask that the op takes: of all queries and keys."""
+    """Check that the op takes a mask: a row for each query, a column for each key."""
     assert query is not None and key is not None
     m.check(mask.dtype in (BOOL, FLOAT), "a mask of bool or float32", mask.dtype)
     m.rank(mask, 4)
@@ -104,27 +106,24 @@ def fits(mask: ir.Value, query: ir.Value | None, key: ir.Value | None, m: Matche
     m.check(known, "known shapes", (query.shape, key.shape))
     assert mask.shape is not None and query.shape is not None and key.shape is not None
     wanted = [query.shape[0], query.shape[1], query.shape[2], key.shape[2]]
-    alike = [same(d, w) or (d == 1 and i < 2) for i, (d, w) in enumerate(zip(mask.shape, wanted))]
+    alike = [
+        same_dim(d, w) or (d == 1 and i < 2) for i, (d, w) in enumerate(zip(mask.shape, wanted))
+    ]
     what = f"a mask that hides nothing, or one of {ir.Shape(wanted)}"
     m.check(all(alike), what, mask.shape)
 
 
-def same(a: int | ir.SymbolicDim, b: int | ir.SymbolicDim) -> bool:
-    """Whether two lengths are known to be equal."""
-    return a == b and (isinstance(a, int) or a.value is not None)
-
-
 def read_mask(mask: ir.Value) -> str | None:
-    """Why a mask is needed, or None: it is constant, or follows from the batch size alone.
+    """Why a mask is needed, or None if it hides nothing.
 
-    A mask between fixed positions that reads nothing but shapes is run at a few batch sizes.
+    A mask of fixed lengths that depends on shapes alone is run at a few batch sizes.
     """
     numbers = constant(mask)
     if numbers is not None:
         return None if harmless(numbers) else "a constant mask"
     producer, shape = mask.producer(), mask.shape
     if producer is None or not isinstance(producer.graph, ir.Graph) or shape is None:
-        return "a mask given from outside"
+        return "a mask that is a graph input or has no known shape"
     if not all(isinstance(d, int) for d in shape[-2:]):
         return f"a mask of {shape}"
     try:

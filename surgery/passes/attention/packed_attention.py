@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from surgery.passes.attention.segments import Segments, alike_branch, loop_branch, segments
 from surgery.rewrite.builder import Builder, replace
 from surgery.rewrite.contract import NodePass
 from surgery.rewrite.matcher import Matcher
-
-FLOAT, INT64, BOOL = ir.DataType.FLOAT, ir.DataType.INT64, ir.DataType.BOOL
 
 
 @dataclass(frozen=True)
@@ -31,28 +30,16 @@ class Packed:
     """The result, `[P, N * D]`."""
 
 
-@dataclass(frozen=True)
-class Segments:
-    """What all layers share: where segments start and end, and whether they are alike."""
-
-    starts: ir.Value
-    ends: ir.Value
-    count: ir.Value
-    alike: ir.Value
-    batched: ir.Value
-    """Shape `[segments, P / segments, N * D]`, right where segments are alike."""
-
-
 class PackedAttention(NodePass[Packed]):
-    """Masked attention over a packed row becomes attention segment by segment.
+    """Masked attention over a packed row of segments becomes attention inside each segment.
 
     before  Attention(q, k, v [1, N, P, D], segment(i) == segment(j)), a mask of P x P
-    after   If(all segments are of one length): MultiHeadAttention over [segments, length, N * D]
+    after   If(all segments are of one length): MultiHeadAttention over [segments, length, N * D] ;
             else: Loop over segments of MultiHeadAttention
-    keeps   any number of segments of any lengths in one call
-    not     a mask that is not the equality of one segment index, counted from its boundaries
-    why     P x P scores of every pair are never computed nor stored; a call of one picture, of
-            equal pictures or of the frames of a video is one batched attention
+    keeps   values up to the order of sums, for any number of segments of any lengths in a call
+    not     a mask other than the equality of one segment index, which counts segment boundaries
+    why     scores between segments are neither computed nor stored; a call with one picture,
+            equal pictures or the frames of a video is one batched attention
     upstream microsoft/onnxruntime#33873
     """
 
@@ -61,12 +48,12 @@ class PackedAttention(NodePass[Packed]):
     anchors = ("Attention",)
 
     def __init__(self, *, expect: int | None = None) -> None:
-        """Start without shared segments."""
+        """Set what is expected; see `Pass`."""
         super().__init__(expect=expect)
         self.shared: dict[tuple[ir.Value, int], Segments] = {}
 
     def match(self, node: ir.Node, m: Matcher) -> Packed:
-        """Heads back to packed rows, the mask back to the boundaries."""
+        """From heads back to packed rows, from the mask back to the boundaries."""
         mask = node.inputs[3] if len(node.inputs) > 3 else None
         ends = boundaries(mask, m)
         rows = [packed_rows(value, m) for value in node.inputs[:3]]
@@ -78,21 +65,21 @@ class PackedAttention(NodePass[Packed]):
         assert isinstance(heads, int) and isinstance(width, int)
         own = node.attributes.get_int("is_causal", 0), node.attributes.get_float("softcap", 0.0)
         m.check(own == (0, 0.0), "attention that is neither causal nor capped", own)
-        scale = node.attributes.get_float("scale", 0.0)  # 0 is the root of the width in both ops
+        scale = node.attributes.get_float("scale", 0.0)  # 0 means 1 / sqrt(head width) in both ops
         end = m.user(m.user(node.outputs[0], "Transpose").outputs[0], "Reshape").outputs[0]
         m.rank(end, 2)
         return Packed(rows[0], rows[1], rows[2], ends, heads, width, scale, end)
 
     def forget(self) -> None:
-        """Drop what was learnt of a graph."""
+        """Clear what was cached about a graph."""
         self.shared.clear()
 
     def rewrite(self, node: ir.Node, found: Packed, add: Builder) -> None:
-        """Build both branches."""
+        """Add an `If` with both branches in place of the attention."""
         columns = found.heads * found.width
         key = (found.ends, columns)
         if key not in self.shared:
-            # onnxruntime takes axes of one name for axes of one length
+            # onnxruntime assumes that axes of one name have one length
             name = f"segments_{len(self.shared)}" if self.shared else "segments"
             self.shared[key] = segments(found.ends, columns, name, add)
         shared = self.shared[key]
@@ -113,10 +100,10 @@ class PackedAttention(NodePass[Packed]):
 
 
 def boundaries(mask: ir.Value | None, m: Matcher) -> ir.Value:
-    """Segment ends `[1, segments]` behind a mask of equal segment indexes.
+    """The segment ends `[1, segments]` that a mask of equal segment indexes is computed from.
 
-    The index of a position is the number of ends at or below it, so it never falls along the row:
-    segments are contiguous, which is what makes slicing them right.
+    The index of a position is the number of ends at or below it. It never decreases along the row,
+    so segments are contiguous and slicing them out is correct.
     """
     equal = m.producer(mask, "Equal")
     down, across = (m.producer(value, "Unsqueeze") for value in equal.inputs)
@@ -138,7 +125,7 @@ def boundaries(mask: ir.Value | None, m: Matcher) -> ir.Value:
 
 
 def packed_rows(value: ir.Value | None, m: Matcher) -> ir.Value:
-    """`[P, N, D]` behind `[1, N, P, D]`."""
+    """The packed rows `[P, N, D]` that heads `[1, N, P, D]` come from."""
     lifted = m.producer(value, "Unsqueeze")
     axis = m.constant(lifted.inputs[1]).ravel().tolist()
     m.check(axis == [0], "a batch axis of 1 in front", axis)
@@ -149,113 +136,3 @@ def packed_rows(value: ir.Value | None, m: Matcher) -> ir.Value:
     assert rows is not None
     m.rank(rows, 3)
     return rows
-
-
-def segments(ends: ir.Value, columns: int, axis: str, add: Builder) -> Segments:
-    """Compute once for all layers what the branches need; `axis` names that of segments."""
-
-    def ints(*numbers: int) -> ir.Value:
-        return add.constant(np.array(numbers, np.int64), "ints_" + "_".join(map(str, numbers)))
-
-    def op(
-        name: str, inputs: list[ir.Value], shape: tuple[object, ...], **attributes: int
-    ) -> ir.Value:
-        return add(name, inputs, attributes, dtype=INT64, shape=shape)
-
-    ends = op("Reshape", [ends, ints(-1)], (axis,))
-    head = op("Slice", [ends, ints(0), ints(-1), ints(0)], (None,))
-    starts = op("Concat", [ints(0), head], (axis,), axis=0)
-    length = op("Sub", [ends, starts], (axis,))
-    longest = op("ReduceMax", [length], (1,), keepdims=1)
-    shortest = op("ReduceMin", [length], (1,), keepdims=1)
-    count = op("Shape", [ends], (1,))
-    batched = op("Concat", [count, longest, ints(columns)], (3,), axis=0)
-    alike = add("Equal", [longest, shortest], dtype=BOOL, shape=(1,))
-    return Segments(starts, ends, count, alike, batched)
-
-
-class Inner:
-    """Nodes of a branch or loop body, named after the layer that they belong to."""
-
-    def __init__(self, add: Builder) -> None:
-        self.add, self.nodes = add, list[ir.Node]()
-
-    def __call__(
-        self,
-        op: str,
-        inputs: list[ir.Value],
-        attributes: dict[str, object] | None = None,
-        domain: str = "",
-        dtype: ir.DataType = FLOAT,
-    ) -> ir.Value:
-        """Append a node; returns its output."""
-        node = self.add.node(op, inputs, attributes, domain=domain)
-        node.outputs[0].type = ir.TensorType(dtype)
-        assert node.graph is not None
-        node.graph.remove(node)
-        self.nodes.append(node)
-        return node.outputs[0]
-
-    def graph(self, name: str, inputs: list[ir.Value], outputs: list[ir.Value]) -> ir.Graph:
-        """The graph of these nodes."""
-        return ir.Graph(inputs, outputs, nodes=self.nodes, name=self.add.unique(name))
-
-
-def alike_branch(
-    q: ir.Value,
-    k: ir.Value,
-    v: ir.Value,
-    shared: Segments,
-    attributes: dict[str, object],
-    add: Builder,
-) -> ir.Graph:
-    """One batched attention, `[segments, length, columns]`."""
-    inner = Inner(add)
-    batch = [inner("Reshape", [value, shared.batched]) for value in (q, k, v)]
-    out = inner("MultiHeadAttention", batch, attributes, domain="com.microsoft")
-    flat = next(v for v in q.producer().inputs[1:])  # type: ignore[union-attr]
-    assert flat is not None
-    return inner.graph("alike", [], [inner("Reshape", [out, flat])])
-
-
-def loop_branch(
-    q: ir.Value,
-    k: ir.Value,
-    v: ir.Value,
-    shared: Segments,
-    attributes: dict[str, object],
-    columns: int,
-    add: Builder,
-) -> ir.Graph:
-    """One attention a segment, results put in a sequence.
-
-    A row that grows by `Concat` would be copied once a segment: with the hundreds of windows of a
-    large picture, six times the time of the whole loop.
-    """
-
-    def value(name: str, dtype: ir.DataType) -> ir.Value:
-        return ir.Value(name=add.unique(name), type=ir.TensorType(dtype), shape=ir.Shape(()))
-
-    def sequence(value: ir.Value) -> ir.Value:
-        value.type, value.shape = ir.SequenceType(ir.TensorType(FLOAT)), None
-        return value
-
-    body = Inner(add)
-    step, go, done = value("step", INT64), value("go", BOOL), sequence(value("done", FLOAT))
-    zero, one = (add.constant(np.array([n], np.int64), f"ints_{n}") for n in (0, 1))
-    at = body("Unsqueeze", [step, zero], dtype=INT64)
-    start = body("Gather", [shared.starts, at], {"axis": 0}, dtype=INT64)
-    stop = body("Gather", [shared.ends, at], {"axis": 0}, dtype=INT64)
-    segment = [body("Slice", [value, start, stop, one]) for value in (q, k, v)]
-    out = body("MultiHeadAttention", segment, attributes, domain="com.microsoft")
-    more = sequence(body("SequenceInsert", [done, out]))
-    again = body("Identity", [go], dtype=BOOL)
-    loop = body.graph("segment", [step, go, done], [again, more])
-
-    inner = Inner(add)
-    trips = inner("Squeeze", [shared.count, zero], dtype=INT64)
-    empty = add.constant(np.zeros((1, 0, columns), np.float32), f"no_rows_of_{columns}")
-    true = add.constant(np.array(True), "true")
-    none = sequence(inner("SequenceConstruct", [empty]))  # of the dtype that `half` may change
-    parts = sequence(inner("Loop", [trips, true, none], {"body": loop}))
-    return inner.graph("unlike", [], [inner("ConcatFromSequence", [parts], {"axis": 1})])

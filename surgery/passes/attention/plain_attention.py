@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from surgery.match.masks import additive_mask
 from surgery.rewrite.builder import Builder, replace
 from surgery.rewrite.contract import NodePass
 from surgery.rewrite.matcher import Matcher
@@ -38,31 +39,31 @@ class Whole:
 
 
 class PlainAttention(NodePass[Whole]):
-    """Attention that no other pass took on becomes products and a softmax.
+    """Attention that no other pass replaced becomes products and a softmax.
 
     before  Attention(q, k, v, mask)
     after   MatMul(Softmax(scale * MatMul(q, Transpose(k)) + mask), v), keys and values repeated
             over their heads, the scores capped by c * Tanh(scores / c), where the op did so
-    keeps   values up to the order of sums; a query that a mask of bool leaves no key gets the mean
-            of all values instead of zero
-    not     a cache, causality or scores as outputs of the op itself
-    why     the op is of opset 23, and providers whose kernels end before would not run the graph
+    keeps   values up to the order of sums; a query that a bool mask leaves no key gets the mean
+            of all values instead of zeros
+    not     an op with a cache, causality or a second output of its own
+    why     the op needs opset 23; a provider with kernels for older opsets alone would not run it
     """
 
     name = "plain_attention"
     anchors = ("Attention",)
 
     def __init__(self, *, expect: int | None = None) -> None:
-        """Start without masks."""
+        """Set what is expected; see `Pass`."""
         super().__init__(expect=expect)
         self.biases: dict[ir.Value, ir.Value] = {}
 
     def forget(self) -> None:
-        """Drop what was learnt of a graph."""
+        """Clear what was cached about a graph."""
         self.biases.clear()
 
     def match(self, node: ir.Node, m: Matcher) -> Whole:
-        """Heads of known number, and nothing that the op does besides."""
+        """Known numbers of heads, and none of the op's other features."""
         query, key, value, mask, *past = (*node.inputs, None, None)[:6]
         assert query is not None and key is not None and value is not None
         m.check(not any(past), "no cache", "past keys")
@@ -82,7 +83,7 @@ class PlainAttention(NodePass[Whole]):
         return Whole(query, key, value, mask, (heads, kv_heads), scale, softcap)
 
     def rewrite(self, node: ir.Node, found: Whole, add: Builder) -> None:
-        """Scores, weights, and the sum of values by weight."""
+        """Add the scores, their softmax and the product with the values."""
         query, (heads, kv_heads) = found.query, found.heads
         key, value = found.key, found.value
         if heads != kv_heads:
@@ -106,7 +107,7 @@ class PlainAttention(NodePass[Whole]):
             scores = op("Mul", [op("Tanh", [op("Div", [scores, cap])]), cap])
         if found.mask is not None:
             if found.mask not in self.biases:
-                self.biases[found.mask] = bias(found.mask, add)
+                self.biases[found.mask] = additive_mask(found.mask, add)
             scores = op("Add", [scores, self.biases[found.mask]])
         weights = op("Softmax", [scores], axis=-1)
         replace(node.outputs[0], add("MatMul", [weights, value], like=node.outputs[0]))
@@ -123,12 +124,3 @@ def repeated(x: ir.Value, heads: int, kv_heads: int, add: Builder) -> ir.Value:
     wide = add("Expand", [lifted, spread], dtype=x.dtype, shape=(b, kv_heads, times, t, d))
     flat = add.constant(np.array([0, heads, -1, d], np.int64), f"heads_{heads}")
     return add("Reshape", [wide, flat], dtype=x.dtype, shape=(b, heads, t, d))
-
-
-def bias(mask: ir.Value, add: Builder) -> ir.Value:
-    """A mask as numbers to be added to the scores."""
-    if mask.dtype == FLOAT:
-        return mask
-    nil = add.constant(np.array(0, np.float32), "shown")
-    lowest = add.constant(np.array(np.finfo(np.float32).min), "hidden")
-    return add("Where", [mask, nil, lowest], dtype=FLOAT, shape=mask.shape)

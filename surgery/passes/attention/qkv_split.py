@@ -1,4 +1,4 @@
-"""Queries, keys and values out of one projection."""
+"""Queries, keys and values, split from one fused projection."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Fused:
 
 
 class QkvSplit(NodePass[Fused]):
-    """A fused projection is split along its columns instead of being moved around in memory.
+    """A fused projection is split along its columns instead of being transposed.
 
     before  Transpose(Reshape(x, [P, 3, N, D]), [1, 0, 2, 3]) ; Squeeze(Slice(..., i)) three times
     after   Split(x [P, 3 * N * D], 3) ; Reshape each to [P, N, D]
     keeps   values and shapes of the three parts
     not     another order of axes, another number of parts
-    why     one copy of the activation instead of two, and rows that rotary and attention ops take
+    why     one copy of the activation instead of two, in the layout that rotary and attention read
     """
 
     name = "qkv_split"
@@ -69,7 +69,7 @@ class QkvSplit(NodePass[Fused]):
         return Fused(source, heads, width, (parts[0], parts[1], parts[2]))
 
     def rewrite(self, node: ir.Node, found: Fused, add: Builder) -> None:
-        """Split columns, then name the heads."""
+        """Split the columns, then reshape each part to its heads."""
         columns = found.heads * found.width
         sizes = add.constant(np.array([columns] * 3, np.int64), f"three_times_{columns}")
         shape = add.constant(np.array([-1, found.heads, found.width], np.int64), "split_heads")

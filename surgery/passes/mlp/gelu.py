@@ -1,4 +1,4 @@
-"""GELU as one node, however it was written."""
+"""GELU becomes one node, in whatever order it was written."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from surgery.rewrite.contract import NodePass
 from surgery.rewrite.matcher import Matcher, constant
 
 REACH = 6
-"""Nodes between the error function or the tangent and either end of what is tried."""
+"""Most nodes after Erf or Tanh, and half the values before it, that a match tries."""
 GRID = 61
-"""Numbers that a curve is compared on."""
+"""Points at which a curve is compared with GELU."""
 SCALARS = ("Mul", "Add", "Sub", "Div", "Pow")
 
 
@@ -36,8 +36,8 @@ class Gelu(NodePass[Curve]):
     before  0.5 * x * (1 + Erf(x / sqrt(2))), or
             0.5 * x * (1 + Tanh(sqrt(2 / pi) * (x + 0.044715 * x ** 3))), in any order
     after   Gelu(x, approximate), or onnxruntime's own Gelu and FastGelu before opset 20
-    keeps   the curve up to rounding: what stands there is run on a grid of numbers and compared
-    not     another curve; numbers in between that something else reads
+    keeps   the curve up to rounding, which running the nodes on a grid of points confirms
+    not     another curve; intermediate values that another node reads
     why     one pass over the widest activation instead of five to nine
     """
 
@@ -62,7 +62,7 @@ class Gelu(NodePass[Curve]):
         raise AssertionError
 
     def rewrite(self, node: ir.Node, found: Curve, add: Builder) -> None:
-        """One node; which one depends on the opset."""
+        """Add one node; the opset decides which."""
         if add.graph.opset_imports.get("", 0) >= 20:
             attributes = {"approximate": found.approximate}
             out = add("Gelu", [found.x], attributes, like=found.end)
@@ -73,7 +73,7 @@ class Gelu(NodePass[Curve]):
 
 
 def upstream(node: ir.Node) -> Iterator[ir.Value]:
-    """Values that `node` is computed from by arithmetic with numbers, nearest first."""
+    """Values that `node` is computed from by arithmetic, nearest first."""
     queue = [v for v in node.inputs if v is not None]
     seen: set[ir.Value] = set()
     for _ in range(2 * REACH):
@@ -117,7 +117,7 @@ def is_gelu(node: ir.Node, x: ir.Value, end: ir.Value, approximate: str) -> bool
 
 
 def curve(x: np.ndarray, approximate: str) -> np.ndarray:
-    """GELU."""
+    """GELU of x, exact or by the tanh approximation."""
     if approximate == "tanh":
         bent: np.ndarray = np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))
     else:
@@ -140,6 +140,6 @@ def between(x: ir.Value, end: ir.Value) -> set[ir.Value]:
 
 
 def leaves(value: ir.Value, inside: set[ir.Value], end: ir.Value) -> bool:
-    """Whether a value is read by a node outside of the curve."""
+    """Whether a node outside the curve reads a value, or the graph returns it."""
     outside = (n.outputs[0] not in inside and n.outputs[0] is not end for n in value.consumers())
     return value.is_graph_output() or any(outside)

@@ -1,4 +1,4 @@
-"""The scale of a layer's branch, in the weights before it."""
+"""LayerScale: a learnt scale per channel, multiplied into the weights before it."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from surgery.rewrite.weights import RowScaled, Source, set_source, source_of, tr
 
 @dataclass(frozen=True)
 class Branch:
-    """Weights with their new sources, and the value that is read instead of the product."""
+    """New sources of the weights, and the value `out` to read instead of the scaled one."""
 
     sources: dict[ir.Value, Source]
     out: ir.Value
 
 
 class LayerScale(NodePass[Branch]):
-    """A learnt scale a channel goes into the projection before it.
+    """A learnt scale per channel is multiplied into the projection before it.
 
     before  (x W^T + b) * scale [H], the weight in either layout
     after   x (scale W)^T + scale b, scaled when the package is written
-    keeps   names of the weights; products are rounded in another order
-    not     a projection that something else reads; a scale that is computed
-    why     one pass over the activation less in each branch
+    keeps   names of the weights; values up to rounding, which happens in another order
+    not     a projection or a weight that another node reads; a scale that a node computes
+    why     saves one pass over the activation in each branch
     """
 
     name = "layer_scale"
@@ -65,7 +65,7 @@ class LayerScale(NodePass[Branch]):
         return Branch(sources, out)
 
     def rewrite(self, node: ir.Node, found: Branch, add: Builder) -> None:
-        """Scale the weights, drop the product."""
+        """Scale the weights and drop the multiplication."""
         for weight, source in found.sources.items():
             set_source(weight, source)
         replace(node.outputs[0], found.out)

@@ -1,4 +1,4 @@
-"""A mixture of experts as one node."""
+"""A mixture of experts becomes one node."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from surgery.match.rotary import other, sliced
+from surgery.match.nodes import other_operand, slice_bounds
 from surgery.rewrite.builder import Builder, replace
 from surgery.rewrite.contract import NodePass
 from surgery.rewrite.matcher import Matcher
@@ -30,15 +30,15 @@ class Mixture:
 
 
 class MixtureOfExperts(NodePass[Mixture]):
-    """A router and the experts that it chooses from become one node.
+    """A router and its experts become one node.
 
     before  p, i = TopK(Softmax(logits), k) ; scores = ScatterElements(zeros, i, p / sum(p)) ;
             gate, up = halves of x * gate_up [E, H, 2I] ; out = (silu(gate) * up * scores) * down
-    after   MoE(x, logits, gate_up [E, 2I, H], down [E, H, I]), gate and up rows in turn
-    keeps   the weights' names, and the numbers up to the order of sums: the softmax over all,
-            of which k are picked and scaled to 1, is the softmax over the k largest logits
-    not     experts with another activation; scores that do not add up to 1
-    why     every expert would work on every token, 16 times too much with 8 of 128 active
+    after   MoE(x, logits, gate_up [E, 2I, H], down [E, H, I]), gate and up rows alternating
+    keeps   the weights' names, and values up to the order of sums: the k largest of a softmax
+            over all experts, divided by their sum, are a softmax over the k largest logits
+    not     experts with another activation; scores that are not divided by their sum
+    why     the graph runs every expert on every token: with 8 of 128 active, 16 times the work
     """
 
     name = "mixture_of_experts"
@@ -61,13 +61,14 @@ class MixtureOfExperts(NodePass[Mixture]):
 
         turned = m.user(scatter.outputs[0], "Transpose")
         spread = m.user(turned.outputs[0], "Unsqueeze")
-        m.check(m.constant(spread.inputs[1]).tolist() in ([2], [-1]), "a score a row", "other axes")
+        axes = m.constant(spread.inputs[1]).tolist()
+        m.check(axes in ([2], [-1]), "one score per row", f"axes {axes}")
         weighted = m.user(spread.outputs[0], "Mul")
         gated = m.user(weighted.outputs[0], "Mul")
-        act = m.producer(other(gated, weighted.outputs[0]), "Mul")
-        both, gate = self.halves(other(weighted, spread.outputs[0]), m)
+        act = m.producer(other_operand(gated, weighted.outputs[0]), "Mul")
+        both, gate = self.halves(other_operand(weighted, spread.outputs[0]), m)
         m.check(gate in act.inputs, "silu of the gate", "another value")
-        sigmoid = m.producer(other(act, gate), "Sigmoid")
+        sigmoid = m.producer(other_operand(act, gate), "Sigmoid")
         m.check(sigmoid.inputs[0] is gate, "x * Sigmoid(x)", "another factor")
         product = m.producer(both, "MatMul")
         token = m.producer(product.inputs[0], "Unsqueeze")
@@ -89,7 +90,7 @@ class MixtureOfExperts(NodePass[Mixture]):
         return Mixture(x, logits, active, gate_up, down, end)
 
     def scores(self, node: ir.Node, m: Matcher) -> ir.Node:
-        """The node that puts each token's k scores, scaled to add up to 1, among zeros."""
+        """The node that writes each token's k scores, divided by their sum, into a row of zeros."""
         largest, index = node.outputs
         readers = largest.consumers()
         total = next((n for n in readers if n.op_type == "ReduceSum"), None)
@@ -102,11 +103,11 @@ class MixtureOfExperts(NodePass[Mixture]):
         scatter = m.user(divide.outputs[0], "ScatterElements")
         m.check(scatter.inputs[1] is index, "scores at the experts chosen", "another index")
         axis = scatter.attributes.get_int("axis", 0)
-        m.check(axis in (-1, 1), "a score an expert", f"axis {axis}")
+        m.check(axis in (-1, 1), "one score per expert", f"axis {axis}")
         zeros = m.producer(scatter.inputs[0], "ConstantOfShape")
         value = zeros.attributes.get("value")
         zero = value is None or not value.as_tensor().numpy().any()
-        m.check(zero, "no score for the others", "another number")
+        m.check(zero, "a score of 0 for other experts", "another number")
         return scatter
 
     def halves(self, up: ir.Value, m: Matcher) -> tuple[ir.Value, ir.Value]:
@@ -118,17 +119,17 @@ class MixtureOfExperts(NodePass[Mixture]):
         width = both.shape[-1] if both.shape is not None else None
         m.check(isinstance(width, int), "a known number of columns", width)
         assert isinstance(width, int)
-        start, end, axis = sliced(second, m)
+        start, end, axis = slice_bounds(second, m)
         m.check(axis in (-1, 2), "halves of the columns", f"axis {axis}")
         m.check(2 * start == width <= end, "the second half", f"{start} to {end} of {width}")
         first = [n for n in both.consumers() if n.op_type == "Slice" and n is not second]
         m.check(len(first) == 1, "two halves", len(first) + 1)
-        found = sliced(first[0], m)
+        found = slice_bounds(first[0], m)
         m.check(found == (0, start, axis), "the first half", found)
         return both, first[0].outputs[0]
 
     def weight(self, value: ir.Value | None, m: Matcher) -> tuple[ir.Value, Source]:
-        """A weight, and its source as `[E, N, K]`, from a factor `[E, K, N]`."""
+        """The weight behind an operand `[E, K, N]`, and its source as `[E, N, K]`."""
         assert value is not None
         weight, turned = value, False
         if not value.is_initializer():
@@ -147,7 +148,7 @@ class MixtureOfExperts(NodePass[Mixture]):
         return weight, source if turned else transposed(source)
 
     def rewrite(self, node: ir.Node, found: Mixture, add: Builder) -> None:
-        """One node where the last of the old ones stood."""
+        """Add one node in place of the last of the old ones."""
         last = found.end.producer()
         assert last is not None
         add.before = last

@@ -1,4 +1,4 @@
-"""The gate of a gated MLP as one node."""
+"""SiLU and quick GELU become one node."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from surgery.match.rotary import other
+from surgery.match.nodes import other_operand
 from surgery.rewrite.builder import Builder, replace
 from surgery.rewrite.contract import NodePass
 from surgery.rewrite.matcher import Matcher
@@ -27,7 +27,7 @@ class Silu(NodePass[Gated]):
     before  x * Sigmoid(x), or x * Sigmoid(1.702 * x)
     after   QuickGelu(x, alpha=1), or alpha=1.702
     keeps   the numbers up to rounding
-    not     the sigmoid of another value than x (a plain gate)
+    not     the sigmoid of another value than x, as in a gated linear unit
     why     one pass over the widest activation instead of two or three
     """
 
@@ -42,16 +42,16 @@ class Silu(NodePass[Gated]):
         assert x is not None
         alpha = 1.0
         if x not in product.inputs and (made := x.producer()) and made.op_type == "Mul":
-            gate = other(product, node.outputs[0])
+            gate = other_operand(product, node.outputs[0])
             if gate in made.inputs:
-                factor = m.constant(other(made, gate), "a constant factor")
+                factor = m.constant(other_operand(made, gate), "a constant factor")
                 m.check(factor.size == 1 and factor.ndim == 0, "one factor", factor.shape)
                 x, alpha = gate, float(factor)
         m.check(x in product.inputs, "x * Sigmoid(x)", "a product with another value")
         return Gated(x, alpha, product.outputs[0])
 
     def rewrite(self, node: ir.Node, found: Gated, add: Builder) -> None:
-        """One node in place of two or three."""
+        """Put one node in place of two or three."""
         attributes = {"alpha": found.alpha}
         quick = add("QuickGelu", [found.x], attributes, domain="com.microsoft", like=found.end)
         replace(found.end, quick)

@@ -1,4 +1,4 @@
-"""A normalization of heads before they are moved."""
+"""Heads are normalized before they are moved to the front, not after."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class HeadNorm(NodePass[ir.Node]):
 
     before  RMSNormalization(Transpose(x [B, S, N, D], [0, 2, 1, 3]), weight)
     after   Transpose(RMSNormalization(x, weight), [0, 2, 1, 3])
-    keeps   values and shapes: a norm over the last axis does not see the order of the others
-    not     a transpose that moves the last axis, or that something else reads too
-    why     attention ops want heads as they come out of the projection: the transpose then goes
+    keeps   values and shapes: a norm over the last axis does not depend on the others
+    not     a transpose that moves the last axis, or that another node reads too
+    why     attention ops read heads as the projection writes them; a later pass drops the transpose
     """
 
     name = "head_norm"
@@ -36,7 +36,7 @@ class HeadNorm(NodePass[ir.Node]):
         return moved
 
     def rewrite(self, node: ir.Node, found: ir.Node, add: Builder) -> None:
-        """Norm, then transpose."""
+        """Normalize, then transpose."""
         source = found.inputs[0]
         attributes = {key: attribute.value for key, attribute in node.attributes.items()}
         normed = add(node.op_type, [source, *node.inputs[1:]], attributes, like=source)

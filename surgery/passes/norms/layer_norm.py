@@ -1,4 +1,4 @@
-"""Layer normalization as one node."""
+"""Layer normalization becomes one node."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from surgery.rewrite.matcher import Matcher
 
 @dataclass(frozen=True)
 class Norm:
-    """One normalization: what goes in, what scales and shifts it, where it ends."""
+    """One normalization: its input, weight and bias, and its result `end`."""
 
     x: ir.Value
     weight: ir.Value
@@ -29,7 +29,7 @@ class LayerNorm(NodePass[Norm]):
     before  d = x - ReduceMean(x, -1) ; d / Sqrt(ReduceMean(d ** 2, -1) + epsilon) * weight + bias
     after   LayerNormalization(x, weight, bias)
     keeps   float32 statistics (stash_type 1); the sums may be taken in another order
-    not     a mean over other axes than the last; a weight that is not one row
+    not     a mean over other axes than the last; a weight that is not of rank 1
     why     one pass over memory instead of nine, and the form that skip_layer_norm starts from
     """
 
@@ -58,7 +58,7 @@ class LayerNorm(NodePass[Norm]):
         return Norm(x, weight, bias, epsilon, end)
 
     def rewrite(self, node: ir.Node, found: Norm, add: Builder) -> None:
-        """One node in place of nine."""
+        """Put one node in place of nine."""
         inputs = [found.x, found.weight, *([found.bias] if found.bias is not None else [])]
         attributes = {"axis": -1, "epsilon": found.epsilon, "stash_type": 1}
         out = add("LayerNormalization", inputs, attributes, like=found.end)

@@ -1,4 +1,4 @@
-"""RMS normalization as one node."""
+"""RMS normalization becomes one node."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from surgery.rewrite.matcher import Matcher
 
 @dataclass(frozen=True)
 class Norm:
-    """One normalization: what goes in, what scales it, where it ends."""
+    """One normalization: its input and weight, and its result `end`."""
 
     x: ir.Value
     weight: ir.Value
@@ -25,11 +25,11 @@ class Norm:
 class RmsNorm(NodePass[Norm]):
     """Six nodes of RMS normalization become one.
 
-    before  x * Reciprocal(Sqrt(ReduceMean(x ** 2, -1) + epsilon)) * weight, the root also written
-            as a power; or RMSNormalization where the provider wants the other op
+    before  x * Reciprocal(Sqrt(ReduceMean(x ** 2, -1) + epsilon)) * weight, or with a power in
+            place of the root ; or RMSNormalization, to be replaced by the other op
     after   RMSNormalization(x, weight), or onnxruntime's own SimplifiedLayerNormalization
     keeps   float32 statistics (stash_type 1); the sum of squares may be taken in another order
-    not     a mean over other axes than the last; a weight that is not one row
+    not     a mean over other axes than the last; a weight that is not of rank 1
     why     one pass over memory instead of six, and the form that skip_rms_norm starts from
     """
 
@@ -41,14 +41,14 @@ class RmsNorm(NodePass[Norm]):
         """Choose the op.
 
         Args:
-            op: ONNX's since opset 23, or "SimplifiedLayerNormalization", the same under the name
-                that providers have long had a kernel for.
+            op: "RMSNormalization" of ONNX (opset 23), or "SimplifiedLayerNormalization" of
+                onnxruntime, which computes the same and has kernels in more providers.
         """
         super().__init__(expect=expect)
         self.op = op
 
     def match(self, node: ir.Node, m: Matcher) -> Norm:
-        """Walk from the mean up to x and down to the scaling."""
+        """From the mean up to x and down to the product with the weight."""
         if node.op_type == "RMSNormalization":
             return self.renamed(node, m)
         square = node.inputs[0]
@@ -60,7 +60,7 @@ class RmsNorm(NodePass[Norm]):
         return Norm(x, weight, epsilon, end)
 
     def renamed(self, node: ir.Node, m: Matcher) -> Norm:
-        """A norm under the other name."""
+        """A norm that is already one node, of the other op."""
         x, weight = node.inputs
         assert x is not None and weight is not None
         m.check(self.op != node.op_type, f"another op than {self.op}", node.op_type)
@@ -69,7 +69,7 @@ class RmsNorm(NodePass[Norm]):
         return Norm(x, weight, node.attributes.get_float("epsilon", 1e-5), node.outputs[0])
 
     def rewrite(self, node: ir.Node, found: Norm, add: Builder) -> None:
-        """One node in place of six."""
+        """Put one node in place of six."""
         attributes = {"axis": -1, "epsilon": found.epsilon, "stash_type": 1}
         inputs = [found.x, found.weight]
         replace(found.end, add(self.op, inputs, attributes, like=found.end))

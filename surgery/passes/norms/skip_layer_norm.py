@@ -1,4 +1,4 @@
-"""A residual addition and the normalization that reads it, as one node."""
+"""A residual addition and the layer normalization of the sum become one node."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from surgery.passes.tidy.reshape_chain import same_shape
+from surgery.match.shapes import same_dim, same_shape
 from surgery.rewrite.builder import Builder, replace
 from surgery.rewrite.contract import NodePass
 from surgery.rewrite.matcher import Matcher
@@ -16,7 +16,7 @@ from surgery.rewrite.scope import place
 
 @dataclass(frozen=True)
 class Skip:
-    """A sum and the normalization of it."""
+    """The operands of a residual addition, and its sum."""
 
     a: ir.Value
     b: ir.Value
@@ -24,12 +24,12 @@ class Skip:
 
 
 class SkipNorm(NodePass[Skip]):
-    """What both residual norms have in common: an `Add` that a norm reads."""
+    """What both residual norms share: an `Add` whose sum a norm reads."""
 
     op: ClassVar[str]
 
     def match(self, node: ir.Node, m: Matcher) -> Skip:
-        """A sum of equal shapes, or one over the batch, normalized over its last axis."""
+        """A sum of equal shapes, or one that broadcasts over the batch, and a norm of it."""
         total = node.inputs[0]
         add = m.producer(total, "Add")
         a, b = add.inputs[:2]
@@ -45,15 +45,15 @@ class SkipNorm(NodePass[Skip]):
         computed = [v.name for v in node.inputs[1:] if v is not None and v.producer() is not None]
         m.check(not computed, "a weight that is not computed", computed)
         first = next(user for user in total.consumers() if user.op_type == node.op_type)
-        m.check(first is node, "a sum that no other norm takes along", place(first))
+        m.check(first is node, "a sum that is not fused with another norm", place(first))
         return Skip(a, b, total)
 
     def rewrite(self, node: ir.Node, found: Skip, add: Builder) -> None:
-        """One node with two outputs in use: the norm, and the sum for the next residual."""
+        """Add one node with two outputs: the norm, and the sum for the next residual."""
         inputs = [found.a, found.b, *node.inputs[1:]]
         total = found.total.producer()
         assert total is not None
-        add.before = total  # what else reads the sum may come before the norm
+        add.before = total  # other readers of the sum may stand before the norm
         epsilon = {"epsilon": node.attributes.get_float("epsilon", 1e-5)}
         fused = add.node(self.op, inputs, epsilon, domain="com.microsoft", outputs=4)
         pairs = ((fused.outputs[0], node.outputs[0]), (fused.outputs[3], found.total))
@@ -68,8 +68,7 @@ def repeats(a: ir.Value, b: ir.Value) -> bool:
         return False
     leading = list(b.shape[:-2])
     pairs = list(zip(a.shape[1:], b.shape[-2:], strict=False))
-    known = all(isinstance(d, int) or d.value is not None for pair in pairs for d in pair)
-    return leading in ([], [1]) and len(pairs) == 2 and known and all(x == y for x, y in pairs)
+    return leading in ([], [1]) and len(pairs) == 2 and all(same_dim(x, y) for x, y in pairs)
 
 
 def shapes(*values: ir.Value) -> str:
@@ -82,8 +81,9 @@ class SkipLayerNorm(SkipNorm):
 
     before  h = a + b ; LayerNormalization(h, weight, bias) ; h read again later
     after   SkipLayerNormalization(a, b, weight, bias) -> norm, -, -, h
-    keeps   the sum as a value of its own, rounded the same
-    not     sums that broadcast otherwise than over the batch; a norm of something else
+    keeps   the sum as a value of its own, rounded the same ; shapes of weights are not checked:
+            onnxruntime takes weights and biases [H] only and raises an error for others
+    not     sums that broadcast other than over the batch; weights that a node computes
     why     the sum is normalized while it is in cache
     """
 

@@ -1,4 +1,4 @@
-"""A residual addition and the RMS normalization that reads it, as one node."""
+"""A residual addition and the RMS normalization of the sum become one node."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ class SkipRmsNorm(SkipNorm):
 
     before  h = a + b ; RMSNormalization(h, weight) ; h read again later
     after   SkipSimplifiedLayerNormalization(a, b, weight) -> norm, -, -, h
-    keeps   the sum as a value of its own, rounded the same
-    not     sums that broadcast otherwise than over the batch; a norm of something else
+    keeps   the sum as a value of its own, rounded the same ; the shape of the weight is not
+            checked: onnxruntime takes [H] only and raises an error for others
+    not     sums that broadcast other than over the batch; a weight that a node computes
     why     the sum is normalized while it is in cache
     """
 

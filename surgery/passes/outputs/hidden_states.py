@@ -1,10 +1,10 @@
-"""The last hidden states beside the logits."""
+"""The last hidden states as an output beside the logits."""
 
 from __future__ import annotations
 
 import onnx_ir as ir
 
-from surgery.passes.outputs.last_logits import path
+from surgery.match.logits import path_to_logits
 from surgery.rewrite.builder import Builder
 from surgery.rewrite.contract import NodePass
 from surgery.rewrite.matcher import Matcher
@@ -13,14 +13,14 @@ NAME = "hidden_states"
 
 
 class HiddenStates(NodePass[ir.Value]):
-    """What the head reads becomes an output.
+    """The input of the output projection (the head) becomes a graph output.
 
     before  logits = MatMul(hidden [B, S, H], head)
     after   the same, and hidden_states = hidden, an output
     keeps   the logits
     not     a graph that has the output already
     why     embedding models pool the hidden state of the last token, rerankers and probes read it;
-            onnxruntime-genai hands an output on by its name (`Generator.get_output`)
+            onnxruntime-genai returns an output by its name (`Generator.get_output`)
     """
 
     name = "hidden_states"
@@ -28,7 +28,7 @@ class HiddenStates(NodePass[ir.Value]):
 
     def match(self, node: ir.Node, m: Matcher) -> ir.Value:
         """The hidden states before the head."""
-        out = path(node)[-1]
+        out = path_to_logits(node)[-1]
         m.check(out.is_graph_output() and out.name == "logits", "the output logits", out.name)
         hidden = node.inputs[0]
         assert hidden is not None
@@ -38,7 +38,7 @@ class HiddenStates(NodePass[ir.Value]):
         return hidden
 
     def rewrite(self, node: ir.Node, found: ir.Value, add: Builder) -> None:
-        """Name the value and list it."""
+        """Rename the value and append it to the outputs."""
         for other in ir.traversal.RecursiveGraphIterator(add.graph):
             for value in other.outputs:
                 if value.name == NAME and value is not found:

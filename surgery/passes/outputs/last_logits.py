@@ -5,22 +5,20 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from surgery.match.logits import path_to_logits
 from surgery.rewrite.builder import Builder
 from surgery.rewrite.contract import NodePass
-from surgery.rewrite.matcher import Matcher, constant
-
-POINTWISE = ("Mul", "Div", "Tanh")
-"""What may stand between the head and the logits."""
+from surgery.rewrite.matcher import Matcher
 
 
 class LastLogits(NodePass[ir.Value]):
-    """The head multiplies one position a row instead of all.
+    """The output projection (the head) multiplies the last position instead of all.
 
-    before  logits [B, S, V] = MatMul(hidden [B, S, H], head), scaled or capped or neither
-    after   logits [B, 1, V] = MatMul(Slice(hidden, -1:), head), the same
-    keeps   the last row; onnxruntime-genai knows the form by the static 1
-    not     logits of one position already
-    why     a prompt of S tokens computes S rows of V numbers and the sampler reads one
+    before  logits [B, S, V] = MatMul(hidden [B, S, H], head), perhaps scaled or capped
+    after   logits [B, 1, V] = MatMul(Slice(hidden, -1:), head), scaled or capped alike
+    keeps   the logits of the last position; onnxruntime-genai recognizes them by the static 1
+    not     logits that have one position already
+    why     a prompt of S tokens computes S rows of V numbers, of which the sampler reads one
     """
 
     name = "last_logits"
@@ -28,7 +26,7 @@ class LastLogits(NodePass[ir.Value]):
 
     def match(self, node: ir.Node, m: Matcher) -> ir.Value:
         """The hidden state before the head."""
-        out = path(node)[-1]
+        out = path_to_logits(node)[-1]
         m.check(out.is_graph_output() and out.name == "logits", "the output logits", out.name)
         hidden = node.inputs[0]
         assert hidden is not None
@@ -46,20 +44,6 @@ class LastLogits(NodePass[ir.Value]):
         b, _, h = found.shape
         last = add("Slice", [found, starts, ends, axes], dtype=found.dtype, shape=(b, 1, h))
         node.replace_input_with(0, last)
-        for value in path(node):
+        for value in path_to_logits(node):
             assert value.shape is not None
             value.shape = ir.Shape((value.shape[0], 1, value.shape[2]))
-
-
-def path(node: ir.Node) -> list[ir.Value]:
-    """The product and what becomes of it one number at a time: a scale, a soft cap."""
-    values = [node.outputs[0]]
-    while not values[-1].is_graph_output() and len(users := values[-1].consumers()) == 1:
-        (user,) = users
-        others = [v for v in user.inputs if v is not values[-1]]
-        numbers = [constant(v) for v in others]
-        scalar = all(n is not None and n.size == 1 and n.ndim <= 1 for n in numbers)
-        if user.op_type not in POINTWISE or not scalar:
-            break
-        values.append(user.outputs[0])
-    return values

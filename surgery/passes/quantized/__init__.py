@@ -1,1 +1,1 @@
-"""Passes that put quantized weights in place of float ones."""
+"""Passes that replace float weights by quantized ones."""

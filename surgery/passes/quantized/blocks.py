@@ -1,4 +1,4 @@
-"""What the passes share that quantize weights: who decides, and what a weight becomes."""
+"""What quantizing passes share: the choice of formats, and the initializers of a weight."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PARTS = ("packed", "scales", "zero_points")
 
 
 class BlockPass(NodePass[T]):
-    """A pass whose op multiplies by quantized weights."""
+    """A pass whose new op multiplies by quantized weights."""
 
     def __init__(
         self,
@@ -57,8 +57,8 @@ class BlockPass(NodePass[T]):
         Args:
             policy: format of a weight by its name; without it, every weight gets the format that
                 `bits`, `block` and `symmetric` describe.
-            accuracy_level: the op's attribute: 4 lets a CPU multiply in int8.
-            scales: dtype of the scales, that of the activations.
+            accuracy_level: attribute of the op; 4 lets a CPU round activations to int8.
+            scales: dtype of the scales; the op wants that of the activations.
             planner: decides about all weights of a graph at once; the policy decides about those
                 that its plan does not name.
             bits: bits of a code, 4 or 8.
@@ -100,13 +100,13 @@ class BlockPass(NodePass[T]):
 
 
 def block_values(graph: ir.Graph, name: str, blocks: Source, flat: bool = False) -> list[ir.Value]:
-    """The initializers of a quantized weight; those that the graph has already are shared.
+    """The initializers of a quantized weight; existing ones of the same names are reused.
 
     Args:
         graph: where they go.
         name: of the weight.
         blocks: its codes, scales and, where the format has them, zero points.
-        flat: codes of a row in one axis, `[..., N, K * bits / 8]`, not by blocks.
+        flat: the codes of a row on one axis, `[..., N, K * bits / 8]`, instead of by blocks.
     """
     values = []
     for part, (_, shape) in enumerate(blocks.parts):

@@ -16,25 +16,26 @@ from surgery.rewrite.weights import Quantized, Source, narrow, source_of
 
 @dataclass(frozen=True)
 class Table:
-    """A table and the rows picked of it."""
+    """A table and the lookup in it."""
 
     weight: ir.Value
     source: Source
     ids: ir.Value
     format: quant.BlockFormat
     end: ir.Value
-    """The picked rows, after a cast where the table has another dtype."""
+    """The rows, after a cast where the table has another dtype."""
 
 
 class GatherNBits(NodePass[Table]):
-    """Rows picked of a table become rows picked of a quantized table.
+    """A lookup in an embedding table becomes a lookup in a quantized table.
 
     before  Gather(weight [V, H], ids), and the Cast behind it
     after   GatherBlockQuantized(weight.packed, ids, weight.scales, weight.zero_points)
-    keeps   the weight's name as a prefix; the bytes are those of a head quantized alike, so the
-            package stores a tied table once
+    keeps   the weight's name as a prefix; a head in the same format has the same bytes, so that
+            the package stores a tied table once
     not     tables that the policy leaves alone; rows that the block size does not divide
-    why     the table of a tied model is read by two graphs and as large as ten layers
+    why     the embedding table is the largest weight of a small model, and a tied one is read by
+            two graphs
     """
 
     name = "gather_nbits"
@@ -53,7 +54,7 @@ class GatherNBits(NodePass[Table]):
         self.policy, self.dtype = policy, dtype
 
     def match(self, node: ir.Node, m: Matcher) -> Table:
-        """A whole table, picked along its rows."""
+        """A table of rank 2, looked up along axis 0."""
         weight, ids = node.inputs
         assert weight is not None and ids is not None
         m.check(weight.is_initializer(), "an initializer", weight.name)

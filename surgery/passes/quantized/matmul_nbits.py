@@ -1,4 +1,4 @@
-"""Weights in 4 or 8 bits."""
+"""Products with weights in 4 or 8 bits."""
 
 from __future__ import annotations
 
@@ -29,16 +29,17 @@ class MatMulNBits(BlockPass[Linear]):
 
     before  MatMul(x, Transpose(weight [N, K])), or MatMul(x, weight [K, N])
     after   MatMulNBits(x, weight.packed, weight.scales, weight.zero_points)
-    keeps   the weight's name as a prefix; what unpacking says is what the op computes
-    not     weights that the policy leaves alone; products of two activations
-    why     a decoder is as fast as its weights come out of memory
+    keeps   the weight's name as a prefix; values are those of the dequantized weight, up to the
+            rounding of activations to int8 that accuracy_level 4 allows
+    not     weights that the policy leaves alone; products of two activations; Gemm
+    why     the speed of decoding is that of reading the weights from memory
     """
 
     name = "matmul_nbits"
     anchors = ("MatMul",)
 
     def match(self, node: ir.Node, m: Matcher) -> Linear:
-        """The weight behind the second operand."""
+        """The weight that is the second operand, or that a Transpose makes it."""
         x, operand = node.inputs
         assert x is not None and operand is not None
         weight, turned = operand, True

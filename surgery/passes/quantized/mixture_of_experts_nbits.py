@@ -1,4 +1,4 @@
-"""Experts in 4 or 8 bits."""
+"""A mixture of experts with weights in 4 or 8 bits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from surgery.rewrite.matcher import Matcher
 from surgery.rewrite.weights import Quantized, Source, narrow, source_of
 
 UPWARD, DOWNWARD = 2, 4
-"""Inputs of `MoE` with the weights of the experts."""
+"""Positions of the experts' weights among the inputs of `MoE`."""
 
 
 @dataclass(frozen=True)
@@ -26,21 +26,21 @@ class Experts:
 
 
 class MixtureOfExpertsNBits(BlockPass[Experts]):
-    """A mixture of experts with quantized weights.
+    """The weights of a mixture of experts are quantized.
 
     before  MoE(x, logits, gate_up [E, 2I, H], down [E, H, I])
     after   QMoE(x, logits, gate_up.packed, .scales, down.packed, .scales, and .zero_points)
-    keeps   the weights' names as prefixes, the logits, and the order of rows; what unpacking says
-            is what the op computes
+    keeps   the weights' names as prefixes, the logits, and the order of rows; values are those of
+            the dequantized weights, up to rounding that accuracy_level allows
     not     weights that the policy leaves alone; rows that the block size does not divide
-    why     experts are nine tenths of such a model, and those of a token all come out of memory
+    why     experts hold nine tenths of the weights; each token reads those of its experts
     """
 
     name = "mixture_of_experts_nbits"
     anchors = ("MoE",)
 
     def match(self, node: ir.Node, m: Matcher) -> Experts:
-        """Both weights, quantized alike."""
+        """Two weights with one format, and no bias."""
         weights, sources, formats = [], [], []
         for i in (UPWARD, DOWNWARD):
             weight = node.inputs[i]
@@ -80,7 +80,7 @@ class MixtureOfExpertsNBits(BlockPass[Experts]):
             "expert_weight_bits": found.format.bits,
             "block_size": found.format.block,
             "accuracy_level": self.accuracy_level,
-            "weights_prepacked": 0,  # rows as they are, not in some provider's own order
+            "weights_prepacked": 0,  # plain rows, not a provider's own layout
         }
         out = node.outputs[0]
         fused = add("QMoE", inputs, attributes, domain="com.microsoft", like=out)

@@ -1,4 +1,4 @@
-"""Static rotary tables: cosines and sines looked up instead of computed."""
+"""Rotary tables: cosines and sines are looked up instead of computed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from surgery.match.rotary import other
+from surgery.match.nodes import other_operand
 from surgery.rewrite.builder import Builder, replace
 from surgery.rewrite.contract import NodePass
 from surgery.rewrite.matcher import Matcher, constant
@@ -29,9 +29,10 @@ class FreqTable(NodePass[Angle]):
 
     before  Cos(Cast(Unsqueeze(position, -1)) * frequencies) * scale, and Sin alike
     after   Gather(table [rows, F], position)
-    keeps   float32 angles: the product is rounded to float32 as PyTorch rounds it
-    not     frequencies that are computed; positions at or above `rows` (onnxruntime raises)
-    why     no trigonometry at run time, and tables are what rotary ops take
+    keeps   float32 angles, rounded as PyTorch rounds the product ; positions below `rows`:
+            onnxruntime raises an error at or above it
+    not     frequencies that a node computes
+    why     no trigonometry at run time, and rotary ops take tables
     """
 
     name = "freq_table"
@@ -48,7 +49,7 @@ class FreqTable(NodePass[Angle]):
         self.rows = rows
 
     def match(self, node: ir.Node, m: Matcher) -> Angle:
-        """Walk up to the position, down to the scale."""
+        """From the cosine or sine up to the position, and down to a constant factor."""
         angle = m.producer(node.inputs[0], "Mul")
         cast, factors = m.operands(angle, "Cast")
         to = cast.attributes["to"].as_int()
@@ -66,14 +67,14 @@ class FreqTable(NodePass[Angle]):
         scale, end = 1.0, node.outputs[0]
         users = end.consumers()
         if len(users) == 1 and users[0].op_type == "Mul" and not end.is_graph_output():
-            factor = other(users[0], end)
+            factor = other_operand(users[0], end)
             numbers = constant(factor)
             if numbers is not None and numbers.ndim == 0:
                 scale, end = float(numbers), users[0].outputs[0]
         return Angle(position, frequencies.ravel().astype(np.float32), scale, end)
 
     def rewrite(self, node: ir.Node, found: Angle, add: Builder) -> None:
-        """Tabulate, then gather rows."""
+        """Add the table, then look up its rows."""
         table = tabulate(node.op_type, found.frequencies, found.scale, self.rows)
         kind = node.op_type.lower()
         value = add.constant(table, f"{kind}_table")
@@ -81,7 +82,7 @@ class FreqTable(NodePass[Angle]):
 
 
 def tabulate(op: str, frequencies: np.ndarray, scale: float, rows: int) -> np.ndarray:
-    """Cosines or sines, `[rows, F]` float32, of angles rounded to float32 like PyTorch's."""
+    """Cosines or sines, `[rows, F]` float32, of angles that are rounded to float32 first."""
     angles = np.arange(rows, dtype=np.float32)[:, None] * frequencies
     function = np.cos if op == "Cos" else np.sin
     table: np.ndarray = (function(angles.astype(np.float64)) * scale).astype(np.float32)

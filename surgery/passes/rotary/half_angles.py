@@ -1,4 +1,4 @@
-"""Rotary angles that are repeated after their cosine, not before."""
+"""Rotary angles are repeated after taking cosines and sines, not before."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from surgery.match.rotary import once, other
+from surgery.match.nodes import other_operand
+from surgery.match.rotary import once
 from surgery.rewrite.builder import Builder, replace
 from surgery.rewrite.contract import NodePass
 from surgery.rewrite.matcher import Matcher, constant
@@ -14,12 +15,12 @@ from surgery.rewrite.matcher import Matcher, constant
 
 @dataclass(frozen=True)
 class Repeated:
-    """A cosine or sine of angles that each stand there twice.
+    """A cosine or sine of angles that each appear twice.
 
     Attributes:
-        angle: each once.
-        path: the nodes that repeat it, from `angle` on.
-        scale: a factor on the result.
+        angle: the angles, each once.
+        path: the nodes that repeat them, in order.
+        scale: a constant factor of the result, or None.
         end: the result.
     """
 
@@ -30,12 +31,12 @@ class Repeated:
 
 
 class HalfAngles(NodePass[Repeated]):
-    """Cosines and sines are taken once of each angle.
+    """Cosines and sines are computed once for each angle.
 
     before  Cos(Concat(f, f)) * scale, or Cos(Reshape(Expand(Unsqueeze(f, -1)))) for pairs
     after   c = Cos(f) * scale ; Concat(c, c), or the same repetition of c
-    keeps   every number: a cosine does not depend on its neighbours
-    not     angles that are not the same twice
+    keeps   every number: cosines and sines act on each angle alone
+    not     angles whose two copies differ
     why     half the trigonometry, and the form that rotary tables and ops start from
     """
 
@@ -58,7 +59,7 @@ class HalfAngles(NodePass[Repeated]):
         end, scale = node.outputs[0], None
         users = end.consumers()
         if len(users) == 1 and users[0].op_type == "Mul" and not end.is_graph_output():
-            factor = other(users[0], end)
+            factor = other_operand(users[0], end)
             numbers = constant(factor)
             if numbers is not None and numbers.ndim == 0:
                 scale, end = factor, users[0].outputs[0]

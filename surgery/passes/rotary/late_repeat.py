@@ -1,4 +1,4 @@
-"""Rows of angles that are moved before each angle is repeated."""
+"""Rows of rotary angles are reordered before each angle is repeated."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from surgery.rewrite.contract import NodePass
 from surgery.rewrite.matcher import Matcher, constant
 
 OPEN = -1
-"""The entry of a shape that takes what is left."""
+"""The entry of a shape that Reshape infers."""
 
 
 @dataclass(frozen=True)
 class Moved:
-    """Rows that are repeated, then moved."""
+    """Rows whose angles are repeated, and the nodes that reorder them afterwards."""
 
     rows: ir.Value
     steps: tuple[ir.Node, ...]
 
 
 class LateRepeat(NodePass[Moved]):
-    """Rows are moved at half their width, and repeated where they are used.
+    """Rows of angles are reordered at half their width, and repeated afterwards.
 
     before  Reshape(Gather(Reshape(Concat(c, c), [blocks, size, -1]), order), [rows, -1])
     after   m = Reshape(Gather(Reshape(c, [blocks, size, -1]), order), [rows, -1]) ; Concat(m, m)
-    keeps   the rows, moved in whole blocks
-    not     a reshape that fixes its last axis; rows that are read in between
-    why     attention windows put tokens in another order: rotary ops take each angle once
+    keeps   the rows and their order: only whole rows move
+    not     a reshape with a fixed last axis; intermediate rows that another node reads
+    why     attention windows reorder the rows; rotary ops take each angle once, at the end
     """
 
     name = "late_repeat"
@@ -39,7 +39,7 @@ class LateRepeat(NodePass[Moved]):
     anchors = ("Concat",)
 
     def match(self, node: ir.Node, m: Matcher) -> Moved:
-        """A repetition, then reshapes and gathers of rows."""
+        """A repetition, followed by reshapes and gathers of rows."""
         rows = once(node.outputs[0], m, interleaved=False)
         m.rank(rows, 2)
         m.check(node.attributes["axis"].as_int() in (-1, 1), "columns repeated", node)
@@ -56,7 +56,7 @@ class LateRepeat(NodePass[Moved]):
         return Moved(rows, tuple(steps))
 
     def rewrite(self, node: ir.Node, found: Moved, add: Builder) -> None:
-        """The same moves of half the rows' width, then the repetition."""
+        """Apply the same nodes to rows of half the width, then repeat the angles."""
         add.before = found.steps[-1]
         value = found.rows
         for step in found.steps:
@@ -71,7 +71,7 @@ class LateRepeat(NodePass[Moved]):
 
 
 def moves_rows(node: ir.Node, value: ir.Value) -> bool:
-    """Whether a node moves whole rows of `value`: picks blocks, or regroups rows in blocks."""
+    """Whether a node moves whole rows of `value`: gathers them, or groups them in blocks."""
     if node.inputs[0] is not value:
         return False
     if node.op_type == "Gather":

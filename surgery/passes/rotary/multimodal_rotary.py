@@ -1,4 +1,4 @@
-"""Multimodal rotary embedding of queries and keys as one node each."""
+"""Multimodal rotary embedding of queries and keys becomes one node each."""
 
 from __future__ import annotations
 
@@ -7,22 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from surgery.match.probe import Leaks, Region, lookups
-from surgery.match.rotary import Rotation, rotate, rotation, twice, unsqueezed
+from surgery.match.position_axes import Axes, axes_by_frequency, read_pick
+from surgery.match.rotary import Rotation, rotate, rotation, unsqueezed
 from surgery.rewrite.builder import Builder
 from surgery.rewrite.contract import NodePass
 from surgery.rewrite.matcher import Matcher
-
-SECTIONED, INTERLEAVED = 0, 1
-"""Values of the op's `mrope_layout`."""
-
-
-@dataclass(frozen=True)
-class Axes:
-    """Which of the three position axes turns which frequency."""
-
-    section: tuple[int, int, int]
-    layout: int
 
 
 @dataclass(frozen=True)
@@ -40,12 +29,13 @@ class MultimodalRotary(NodePass[Mrotation]):
     """Multimodal rotary embedding becomes one node for queries and one for keys.
 
     before  cos, sin = pick(Gather(table, position_ids [3, B, S])) ; x * cos + rotate_half(x) * sin
+            where pick takes the angle of each frequency from one axis: time, height or width
     after   MRotaryEmbedding(x, position_ids, cos table, sin table), or where a provider lacks it
             RotaryEmbedding(x, row of each token, picked cos, picked sin), picked with two Where
-    keeps   any (t, h, w); the sections are read off the graph by running `pick` on codes;
-            halves or pairs turn, the whole head or its front part
+    keeps   values for any positions (t, h, w) ; running pick on distinct numbers shows the axis of
+            each frequency ; halves or pairs, of the whole head or of its first columns
     not     one position axis (plain rotary); a pick that is neither interleaved nor sectioned
-    why     74 nodes once and 7 nodes twice a layer run at every token; 2 a layer do
+    why     74 nodes in front and 14 in each layer run for every token; 2 in each layer remain
     """
 
     name = "multimodal_rotary"
@@ -53,7 +43,7 @@ class MultimodalRotary(NodePass[Mrotation]):
     anchors = ("Concat",)
 
     def __init__(self, fused: bool = True, *, expect: int | None = None) -> None:
-        """Start without knowledge of any pick.
+        """Choose the op.
 
         Args:
             fused: use `MRotaryEmbedding`; False for providers without it.
@@ -82,25 +72,25 @@ class MultimodalRotary(NodePass[Mrotation]):
         return Mrotation(found, position, cos.inputs[0], sin.inputs[0], axes)
 
     def pick(self, angles: ir.Value, interleaved: bool) -> tuple[ir.Node, Axes] | str:
-        """The gather behind `angles [B, S, D]` and what is picked of it, or why not."""
+        """`read_pick`, cached."""
         key = angles, interleaved
         if key not in self.picks:
             self.picks[key] = read_pick(angles, interleaved)
         return self.picks[key]
 
     def forget(self) -> None:
-        """Drop what was learnt of a graph."""
+        """Clear what was cached about a graph."""
         self.picks.clear()
         self.tokens = None
 
     def rewrite(self, node: ir.Node, found: Mrotation, add: Builder) -> None:
-        """Rotate before the heads are moved to the front, where the op wants them."""
+        """Rotate where the op wants its rows: before the heads are moved to the front."""
         rotate(found.rotation, lambda x, layout: self.op(x, found, layout, add), add)
 
     def op(
         self, x: ir.Value, found: Mrotation, layout: dict[str, object], add: Builder
     ) -> ir.Value:
-        """The rotation of one value, by either op."""
+        """Add the rotation of one value, by either op."""
         if self.fused:
             sections = {"mrope_section": found.axes.section, "mrope_layout": found.axes.layout}
             inputs = [x, found.position, found.cos, found.sin]
@@ -150,55 +140,3 @@ def pick_tokens(found: Mrotation, add: Builder) -> Tokens:
     numbers = add("Range", [zero, count, one], dtype=int64, shape=(None,))
     row = add("Reshape", [numbers, shape], dtype=int64, shape=(None, None))
     return Tokens(row, picked[0], picked[1])
-
-
-def read_pick(angles: ir.Value, interleaved: bool) -> tuple[ir.Node, Axes] | str:
-    """Find the gather behind `angles` and read off which axis each frequency comes from."""
-    tables = lookups(angles)
-    if len(tables) != 1:
-        return f"{len(tables)} tables behind {angles.name}"
-    (gather,) = tables
-    table, position, picked = *gather.inputs, gather.outputs[0]
-    assert table is not None and table.shape is not None and position is not None
-    shape = position.shape
-    if shape is None or len(shape) != 3 or shape[0] != 3:
-        return f"positions of shape {shape}"
-    frequencies = table.shape[1]
-    if not isinstance(frequencies, int) or not isinstance(gather.graph, ir.Graph):
-        return f"a table of shape {table.shape}"
-    try:
-        region = Region(gather.graph, [picked], angles)
-    except Leaks as e:
-        return f"a pick that reads more than the table: {e}"
-    code = np.arange(3 * 2 * 5 * frequencies, dtype=np.float32).reshape(3, 2, 5, frequencies)
-    axes = read_axes(code, region({picked.name or "": code}), interleaved)
-    return "a pick that is neither interleaved nor sectioned" if axes is None else (gather, axes)
-
-
-def read_axes(code: np.ndarray, out: np.ndarray, interleaved: bool) -> Axes | None:
-    """Sections and layout from codes `[3, B, S, F]` and what was picked of them `[B, S, 2F]`."""
-    frequencies = code.shape[-1]
-    if out.shape != (*code.shape[1:3], 2 * frequencies) or not twice(out, interleaved):
-        return None
-    out = out[..., ::2] if interleaved else out[..., :frequencies]
-    axis = np.array(
-        [
-            next((a for a in range(3) if np.array_equal(out[..., f], code[a, ..., f])), -1)
-            for f in range(frequencies)
-        ]
-    )
-    section = tuple(int((axis == a).sum()) for a in range(3))
-    for layout in (INTERLEAVED, SECTIONED):
-        if np.array_equal(axis, axes_by_frequency(section, layout)):
-            return Axes(section, layout)  # type: ignore[arg-type]
-    return None
-
-
-def axes_by_frequency(section: tuple[int, ...], layout: int) -> np.ndarray:
-    """Axis of each frequency, `[F]`, as the op's schema defines its layouts."""
-    if layout == SECTIONED:
-        return np.repeat(np.arange(3), section)
-    axis = np.zeros(sum(section), np.int64)
-    for a in (1, 2):
-        axis[a : 3 * section[a] : 3] = a
-    return axis

@@ -1,4 +1,4 @@
-"""Plain rotary embedding of queries and keys as one node each."""
+"""Rotary embedding with one position axis becomes one node each for queries and keys."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Rotated:
 
     Attributes:
         rotation: what is rotated.
-        cos: rows of cosines, `[rows, D/2]`; `sin` alike.
+        cos: rows of cosines, `[rows, D/2]`; `sin` likewise.
         sin: see `cos`.
-        position: row of each token, `[B, S]`; None where the rows are those of the tokens.
+        position: row of each token, `[B, S]`; None if row i belongs to token i.
     """
 
     rotation: Rotation
@@ -33,14 +33,14 @@ class Rotated:
 class Rotary(NodePass[Rotated]):
     """Rotary embedding becomes one node for queries and one for keys.
 
-    before  x * cos + turn(x) * sin, turn(x) = concat(-x2, x1) or pairs (-x[1], x[0], ...),
+    before  x * cos + turn(x) * sin, turn(x) = concat(-x2, x1) or pairs (-x[1], x[0], ...) ;
             cos = Unsqueeze(Concat(c, c)) ; x whole heads or their first columns
-    after   RotaryEmbedding(x, position, cos table, sin table) where c = Gather(table, position),
+    after   RotaryEmbedding(x, position, cos table, sin table) where c = Gather(table, position) ;
             RotaryEmbedding(x, [0], c, s) where c [P, D/2] is constant, or where x are packed
             rows [P, N, D], then one batch row
     keeps   the angles: those of the table, or the call's own cosines and sines as a table
-    not     rows with a batch axis whose angles are computed; angles that are not the same twice
-    why     7 nodes a rotation, each a pass over memory, become one
+    not     x with a batch axis and computed angles; angles whose two copies differ
+    why     7 nodes for each rotation, each a pass over memory, become one
     """
 
     name = "rotary"
@@ -95,7 +95,7 @@ def looked_up(found: Rotation, cos: ir.Value, sin: ir.Value, m: Matcher) -> Rota
 
 
 def fixed(found: Rotation, m: Matcher) -> Rotated:
-    """Constant angles `[1, P, D]` of P positions, the same for every batch row."""
+    """Constant cosines and sines `[1, P, D]` of P positions, the same for every batch row."""
     assert found.whole.shape is not None
     positions = found.whole.shape[2]
     tables = []

@@ -1,1 +1,1 @@
-"""Passes that bring every exporter's graph into one form, which the others start from."""
+"""Passes that bring the graphs of all exporters into one form, which other passes match."""

@@ -1,4 +1,4 @@
-"""Canonical symbolic dimensions."""
+"""One spelling for each symbolic dimension."""
 
 from __future__ import annotations
 
@@ -13,25 +13,23 @@ from surgery.rewrite.contract import Pass, Site
 
 WORD = re.compile(r"[A-Za-z_]\w*")
 ARITHMETIC = re.compile(r"[\w\s+*/()-]+")
-"""What is read as an expression: sympy would evaluate anything else as Python."""
-
-
+"""Characters of an expression; sympy would evaluate any other string as Python."""
 BOUNDED = re.compile(r"Min\((\d+), ?(\w+)\)|Min\((\w+), ?(\d+)\)")
-"""A length that the rows of a table bound."""
+"""A length with a constant bound, such as the rows of a table."""
 PAIRWISE = ("Add", "Sub", "Mul", "Div")
 NORMS = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 
 
 class Dims(Pass):
-    """One spelling for each symbolic dimension.
+    """Equal symbolic dimensions get one spelling.
 
     before  the same length as "sequence + past" here and "past + sequence" there
-    after   expressions in sympy's order, known ones under a name: "total", and a length that a
-            product or a norm with a weight fixes as that number; Min(512, s) as s where a sum of
-            both shows that they are one
-    keeps   every node; dimensions only gain the same name for the same length
-    not     dimensions that a tool left without a name
-    why     shape checks compare dimensions as strings: a fusion would fire in one layer of two
+    after   expressions as sympy writes them, or under their alias ("total") ; the number where the
+            weight of a product or a norm fixes it ; s for Min(512, s) where an elementwise op on
+            both proves them equal
+    keeps   every node; only the spelling of dimensions changes
+    not     dimensions without a name
+    why     shapes are compared as strings: with two spellings, a fusion would miss layers
     upstream microsoft/onnxscript#2424
     """
 
@@ -65,7 +63,7 @@ class Dims(Pass):
         return self.fixed.get(dim, int(spelled) if spelled.isdecimal() else spelled)
 
     def values(self, model: ir.Model) -> Iterator[ir.Value]:
-        """Values with a dimension that is spelled otherwise."""
+        """Values with a dimension that is not in its canonical spelling."""
         self.fixed = fixed(model)
         for graph in model.graphs():
             for value in (*graph.inputs, *(v for node in graph for v in node.outputs)):
@@ -74,11 +72,11 @@ class Dims(Pass):
                     yield value
 
     def sites(self, model: ir.Model) -> list[Site]:
-        """Values to respell."""
+        """Values whose shape changes."""
         return [Site(v.name or "", str(v.shape)) for v in self.values(model)]
 
     def apply(self, model: ir.Model) -> int:
-        """Respell."""
+        """Write every dimension in its canonical spelling."""
         found = list(self.values(model))
         for value in found:
             assert value.shape is not None
@@ -89,7 +87,7 @@ class Dims(Pass):
 
 
 def fixed(model: ir.Model) -> dict[str, int | str]:
-    """Lengths that an op fixes: of rows by a weight, of bounded ones by what is added to them."""
+    """Dimensions that an op determines: by the shape of its weight, or by its other operand."""
     found: dict[str, int | str] = {}
     for node in (node for graph in model.graphs() for node in graph):
         if node.op_type in PAIRWISE:
@@ -101,9 +99,10 @@ def fixed(model: ir.Model) -> dict[str, int | str]:
 
 
 def bounded(node: ir.Node) -> Iterator[tuple[str, str]]:
-    """Bounded lengths and what they are: a sum with the unbounded one takes no shorter one.
+    """Pairs ("Min(n, s)", "s") of dimensions that an elementwise op on both proves equal.
 
-    Neither is stretched: that would need a length of 1, and a table has more rows than one.
+    Such an op takes unequal lengths only if one of them is 1, and for n > 1 Min(n, s) is 1 only
+    where s is.
     """
     shapes = [v.shape for v in node.inputs if v is not None and v.shape is not None]
     if len(shapes) != 2:
@@ -121,7 +120,7 @@ def bounded(node: ir.Node) -> Iterator[tuple[str, str]]:
 
 
 def rows_of(node: ir.Node) -> int | None:
-    """The length of rows that a node takes, by the shape of its weight."""
+    """The length that a node's weight requires of the last axis of its first input."""
     weight = node.inputs[1] if len(node.inputs) > 1 else None
     if weight is None or not weight.shape or node.attributes.get_int("transA", 0) == 1:
         return None

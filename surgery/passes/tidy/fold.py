@@ -1,4 +1,4 @@
-"""Constant folding and tidying with the stock passes."""
+"""Constant folding and removal of duplicates, with the passes of onnxscript and onnx-ir."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from surgery.rewrite.matcher import constant
 from surgery.rewrite.scope import place
 
 INPUT_LIMIT = 1 << 12
-"""Elements of a constant that folding reads."""
+"""Most elements of a constant that onnxscript's folder reads."""
 OUTPUT_LIMIT = 1 << 16
-"""Elements of a constant that folding makes."""
+"""Most elements of a constant that onnxscript's folder makes."""
 RESULT_LIMIT = 1 << 22
-"""Bytes of a precomputed constant."""
+"""Most bytes of a constant that `Precompute` makes."""
 SMALL = 16
 """Elements up to which equal constants are merged."""
 
 
 class Fold(Pass):
-    """Constants computed once, copies of a computation merged, dead nodes gone.
+    """Constants are computed once, duplicate computations merged, dead nodes removed.
 
     before  shape arithmetic on constants and on lengths that are known, `Constant` nodes,
             `Identity`, the same node twice
     after   initializers, one node each
     keeps   weights of the checkpoint: none is read, renamed or merged with an equal one
-    not     results over 4 MB, and what depends on them
-    why     a trace writes every Python number as a node; matching starts from what is left
+    not     results over 4 MB, and nodes that depend on them
+    why     a trace writes every Python number as a node, which hides the patterns to be matched
     """
 
     name = "fold"
 
     def sites(self, model: ir.Model) -> list[Site]:
-        """Nodes that would go, found on a copy that shares the weights."""
+        """Nodes that the pass would remove, found on a copy that shares the weights."""
         copy = model.clone()
         tidy(copy)
         kept = {node.name for graph in copy.graphs() for node in graph}
@@ -47,7 +47,7 @@ class Fold(Pass):
         return [Site(place(node), node.op_type) for node in gone]
 
     def apply(self, model: ir.Model) -> int:
-        """Fold until nothing folds."""
+        """Fold until nothing changes; returns the number of nodes removed."""
         before = sum(len(graph) for graph in model.graphs())
         tidy(model)
         return before - sum(len(graph) for graph in model.graphs())
@@ -57,7 +57,7 @@ FOLDER = logging.getLogger("onnxscript.optimizer._constant_folding")
 
 
 def tidy(model: ir.Model) -> None:
-    """Run the stock passes to their fixed point, silently: what folds not is no fault."""
+    """Run the passes; unfoldable nodes are left alone, so the folder's warnings are muted."""
     level = FOLDER.level
     FOLDER.setLevel(logging.ERROR)
     try:
@@ -67,7 +67,7 @@ def tidy(model: ir.Model) -> None:
 
 
 def run(model: ir.Model) -> None:
-    """The passes, up to eight times."""
+    """Run the passes in turn until nothing changes, eight times at most."""
     passes = ir.passes.PassManager(
         [
             FoldConstantsPass(
@@ -91,7 +91,7 @@ def run(model: ir.Model) -> None:
 
 
 class Lengths(ir.passes.InPlacePass):
-    """Lengths that are known, read out of shapes that are known in part."""
+    """Replaces reads of known lengths, also of shapes that are known only in part."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Replace every `Gather(Shape(x), i)` of a fixed length."""
@@ -112,7 +112,7 @@ class Lengths(ir.passes.InPlacePass):
 
 
 def length(node: ir.Node) -> np.ndarray | None:
-    """What `Gather(Shape(x), i)` gives, where those lengths are known."""
+    """The result of `Gather(Shape(x), i)` if those lengths are known."""
     if node.op_type != "Gather" or node.attributes.get_int("axis", 0) != 0:
         return None
     made = node.inputs[0].producer() if node.inputs[0] is not None else None
@@ -130,14 +130,14 @@ def length(node: ir.Node) -> np.ndarray | None:
 
 
 class Precompute(ir.passes.InPlacePass):
-    """Regions that read nothing but constants, run once in onnxruntime.
+    """Computes regions that read constants alone, by running them in onnxruntime.
 
-    The stock folder leaves out ops that its reference evaluator lacks (CumSum, Range in places);
-    with a fixed picture size they are most of the vision graph's preamble.
+    onnxscript's folder skips ops that its reference evaluator lacks (CumSum, some Range); with a
+    fixed picture size they are most of what the vision graph computes before its first layer.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Replace every constant value that something else reads."""
+        """Replace every computed constant that another region reads."""
         graph = model.graph
         fixed: set[ir.Value] = set()
         for node in graph:
@@ -163,7 +163,7 @@ class Precompute(ir.passes.InPlacePass):
 
 
 class MergeConstants(ir.passes.InPlacePass):
-    """One initializer for each small constant; weights of the checkpoint stay apart."""
+    """Merges equal small constants; weights of the checkpoint are never merged."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Let all readers of equal constants read the first."""

@@ -1,4 +1,4 @@
-"""Nodes that hand their input on unchanged."""
+"""Nodes that return their input unchanged."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ FAR = 1 << 30
 
 
 class Noop(NodePass[ir.Value]):
-    """Nodes without effect, bypassed.
+    """Nodes without effect are bypassed.
 
-    before  Slice of all, Transpose in order, Expand to its own shape, Cast to its own type, x * 1
+    before  Slice of everything, Transpose that keeps the order, Expand to the same shape, Cast to
+            the same dtype, x * 1, x / 1, x + 0
     after   the input itself
     keeps   values, shapes and types
-    not     a graph output made from a graph input, an initializer, another output or such a node
-    why     torch writes `x[:]` as Slice and `expand(-1)` as Expand; they hide what a match needs
+    not     graph outputs that come directly from a graph input, an initializer, another output or
+            another op of this kind
+    why     torch writes `x[:]` as Slice and `expand(-1)` as Expand, which interrupt patterns
     """
 
     name = "noop"
@@ -55,7 +57,7 @@ class Noop(NodePass[ir.Value]):
         if out.is_graph_output():
             maker = source.producer()
             named = maker is None or maker.op_type in self.anchors or source.is_graph_output()
-            m.check(not named, "an output inside the graph", out.name)
+            m.check(not named, "an output computed by another node", out.name)
         return source
 
     def neutral(self, node: ir.Node, m: Matcher) -> ir.Value:

@@ -10,14 +10,14 @@ from surgery.rewrite.scope import place
 
 
 class Opset(Pass):
-    """The graph declares an older opset.
+    """The graph declares an older opset of ONNX's own domain.
 
     before  opset 23
     after   opset 21
-    keeps   every node: only ops and dtypes that mean the same in both
-    not     a graph with an op that the older opset lacks: an error, not a silent skip
-    why     onnxruntime matches a kernel by the version of the op: DirectML's end at 21, and
-            every Reshape and Cast of opset 23 would run on the CPU
+    keeps   every node; each op and attribute exists in the older opset, dtypes are not checked
+    not     a graph with an op or attribute that the older opset lacks: the pass raises an error
+    why     onnxruntime picks kernels by the version of the op: DirectML's end at 21, so every
+            Reshape and Cast of opset 23 would run on the CPU
     """
 
     name = "opset"
@@ -38,7 +38,7 @@ class Opset(Pass):
         return [Site(model.graph.name or "", f"opset {declared}")] if newer else []
 
     def apply(self, model: ir.Model) -> int:
-        """Check every node, then declare."""
+        """Check every node, then declare the older opset."""
         if not self.sites(model):
             return 0
         for graph in model.graphs():
@@ -57,11 +57,11 @@ class Opset(Pass):
         except onnx.defs.SchemaError as e:
             raise PassError(
                 f"{self.name}: {node.op_type} at {place(node)} is not in opset {self.version}. "
-                f"Lower it first."
+                f"Replace it by older ops first."
             ) from e
         unknown = set(node.attributes) - set(schema.attributes)
         if unknown:
             raise PassError(
                 f"{self.name}: {node.op_type} at {place(node)} has {', '.join(sorted(unknown))}, "
-                f"unknown in opset {self.version}."
+                f"unknown in opset {self.version}. Remove it first."
             )

@@ -1,4 +1,4 @@
-"""Reshapes of reshapes."""
+"""Chains of reshapes, and reshapes without effect."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
+from surgery.match.shapes import same_shape
 from surgery.rewrite.builder import Builder, replace
 from surgery.rewrite.contract import NodePass
 from surgery.rewrite.matcher import Matcher, Miss, constant
@@ -14,24 +15,24 @@ CHAIN = ("Reshape", "Squeeze", "Unsqueeze")
 
 
 class ReshapeChain(NodePass[ir.Value]):
-    """Only the last of several reshapes in a row stays, and none that changes nothing.
+    """Of several reshapes in a row only the last stays; those that change nothing are removed.
 
     before  Reshape(Reshape(x, a), b), or Reshape(x, b) with x of shape b
     after   Reshape(x, b), or x
     keeps   values and the final shape
-    not     a last shape with zeros, which mean the dimensions of the value before
-    why     passes that meet in the middle each bring their own
+    not     a last shape that contains 0, which copies a dimension of its own input
+    why     passes add a reshape before and after their op, and neighbours meet
     """
 
     name = "reshape_chain"
     anchors = ("Reshape",)
 
     def scan(self, model: ir.Model) -> Iterator[tuple[ir.Node, ir.Value | Miss]]:
-        """Last ones first: an inner reshape that went would take away what an outer one skips."""
+        """Anchors from last to first: without its inner reshape, an outer one would not match."""
         yield from reversed(list(super().scan(model)))
 
     def match(self, node: ir.Node, m: Matcher) -> ir.Value:
-        """The value to reshape, or to read, instead."""
+        """The value to reshape instead, or to read instead of the result."""
         source, out = node.inputs[0], node.outputs[0]
         assert source is not None
         if same_shape(source, out) and not out.is_graph_output():
@@ -47,17 +48,8 @@ class ReshapeChain(NodePass[ir.Value]):
         return first
 
     def rewrite(self, node: ir.Node, found: ir.Value, add: Builder) -> None:
-        """Skip the inner reshape, or this one."""
+        """Bypass the inner reshapes, or this one too if it changes nothing."""
         if same_shape(found, node.outputs[0]) and not node.outputs[0].is_graph_output():
             replace(node.outputs[0], found)
         else:
             node.replace_input_with(0, found)
-
-
-def same_shape(a: ir.Value, b: ir.Value) -> bool:
-    """Whether two values surely have the same shape."""
-    if a.shape is None or b.shape is None or len(a.shape) != len(b.shape):
-        return False
-    pairs = list(zip(a.shape, b.shape, strict=True))
-    named = all(isinstance(d, int) or d.value is not None for pair in pairs for d in pair)
-    return named and all(x == y for x, y in pairs)

@@ -1,11 +1,11 @@
-"""Neighbouring slices as one split."""
+"""Neighbouring slices become one split."""
 
 from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
 
-from surgery.match.rotary import sliced
+from surgery.match.nodes import slice_bounds
 from surgery.rewrite.builder import Builder, replace
 from surgery.rewrite.contract import NodePass
 from surgery.rewrite.matcher import Matcher, Miss
@@ -17,8 +17,8 @@ class Slices(NodePass[list[ir.Node]]):
     before  Slice(x, 0:a) ; Slice(x, a:b) ; Slice(x, b:), along the last axis
     after   Split(x, [a, b - a, ...])
     keeps   values and shapes of the parts
-    not     parts that overlap or leave a gap; the two parts of a rotation
-    why     one node, and a fused projection shows what it holds: queries, keys, values
+    not     parts that overlap or leave a gap; two parts only, which rotary matches as they are
+    why     one node, with the parts of a fused projection (queries, keys, values) side by side
     """
 
     name = "slices"
@@ -32,7 +32,7 @@ class Slices(NodePass[list[ir.Node]]):
         m.check(isinstance(width, int), "a known last axis", x.shape)
         assert isinstance(width, int)
         last = (-1, len(x.shape or ()) - 1)
-        start, end, axis = sliced(node, m)
+        start, end, axis = slice_bounds(node, m)
         m.check(axis in last, "slices of the last axis", axis)
         m.check(start == 0 and end < width, "a first part", (start, end))
         parts, reached = [node], end
@@ -40,12 +40,12 @@ class Slices(NodePass[list[ir.Node]]):
             following = [n for n in x.consumers() if n.graph is node.graph and begins(n, reached)]
             m.check(len(following) == 1, f"one part from {reached} on", len(following))
             parts.append(following[0])
-            reached = sliced(following[0], m)[1]
+            reached = slice_bounds(following[0], m)[1]
         m.check(len(parts) > 2, "three parts or more", len(parts))
         return parts
 
     def rewrite(self, node: ir.Node, found: list[ir.Node], add: Builder) -> None:
-        """Split where the first slice stands."""
+        """Put the split in place of the first slice."""
         x = node.inputs[0]
         assert x is not None and x.shape is not None
         graph = node.graph
@@ -68,7 +68,7 @@ def begins(node: ir.Node, at: int) -> bool:
     if node.op_type != "Slice" or node.inputs[0] is None:
         return False
     try:
-        start, _, axis = sliced(node, Matcher(node))
+        start, _, axis = slice_bounds(node, Matcher(node))
     except Miss:
         return False
     return start == at and axis in (-1, len(node.inputs[0].shape or ()) - 1)

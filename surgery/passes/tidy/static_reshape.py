@@ -1,4 +1,4 @@
-"""Reshapes to constant shapes."""
+"""Reshapes to computed shapes become reshapes to constant ones."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from surgery.rewrite.matcher import Matcher, constant
 
 
 class StaticReshape(NodePass[list[int]]):
-    """A shape put together at run time becomes a constant with 0 and -1 in it.
+    """A shape that is computed at run time becomes a constant with 0 and -1.
 
     before  Reshape(x [B, S, N * D], Concat(batch, sequence, -1, D))
     after   Reshape(x, [0, 0, N, D])
-    keeps   the shape: 0 copies the dimension of x at that place, one -1 takes what is left
-    not     two or more dimensions that are neither known nor those of x
-    why     shape arithmetic runs at every token, and ties layers to unrelated graph inputs
+    keeps   the shape: 0 copies the dimension of x at that place, one -1 is inferred
+    not     two or more dimensions that are neither known nor equal to that of x at their place
+    why     shape arithmetic runs for every token, and makes layers depend on other graph inputs
     """
 
     name = "static_reshape"

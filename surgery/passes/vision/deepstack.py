@@ -1,4 +1,4 @@
-"""DeepStack features enter the decoder through a tensor that the stock runtime carries."""
+"""DeepStack features enter the decoder through an input that onnxruntime-genai supports."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from surgery.match.rotary import sliced
+from surgery.match.nodes import slice_bounds
 from surgery.rewrite.builder import Builder, replace
 from surgery.rewrite.contract import NodePass
 from surgery.rewrite.matcher import Matcher
@@ -23,14 +23,14 @@ class Level:
 
 
 class DeepStack(NodePass[Level]):
-    """Features are added to every position, zeros where no picture is, instead of scattered.
+    """Features are added at every position, zeros at text, instead of scattered to pictures.
 
     before  ScatterND(h, where(visual_pos_masks), GatherND(h, where) + deepstack_features[i])
     after   h + Split(per_layer_inputs [B, S, D * H])[i]
-    keeps   the residual stream: x + 0 is x on text positions
-    not     features that are not a graph input
+    keeps   the residual stream: x + 0 is x at text positions
+    not     features that the graph computes
     why     onnxruntime-genai has no name for DeepStack, but passes per_layer_inputs on from the
-            embedding graph; every published package drops the features instead
+            embedding graph to the decoder
     upstream microsoft/onnxruntime-genai#1989
     """
 
@@ -38,7 +38,7 @@ class DeepStack(NodePass[Level]):
     anchors = ("ScatterND",)
 
     def __init__(self, *, expect: int | None = None) -> None:
-        """Start without levels."""
+        """Set what is expected; see `Pass`."""
         super().__init__(expect=expect)
         self.levels: list[ir.Value] = []
 
@@ -59,16 +59,16 @@ class DeepStack(NodePass[Level]):
         m.rank(features, 3)
         reduction = node.attributes.get_string("reduction", "none")
         m.check(reduction == "none", "rows put in place", reduction)
-        start, end, axis = sliced(part, m)
+        start, end, axis = slice_bounds(part, m)
         m.check((end, axis) == (start + 1, 0), "one level along axis 0", (start, end, axis))
         return Level(hidden, features, start)
 
     def forget(self) -> None:
-        """Drop what was learnt of a graph."""
+        """Clear what was cached about a graph."""
         self.levels = []
 
     def apply(self, model: ir.Model) -> int:
-        """Rewrite, then remove the inputs that the sparse form needed."""
+        """Rewrite, then remove the graph inputs that only the scattered form reads."""
         count = super().apply(model)
         if count:
             remeasure(model.graph)
@@ -78,7 +78,7 @@ class DeepStack(NodePass[Level]):
         return count
 
     def rewrite(self, node: ir.Node, found: Level, add: Builder) -> None:
-        """Add a level; the first site brings the input and its split."""
+        """Add a level; the first site also adds the graph input and its split."""
         if not self.levels:
             self.levels = self.split(found, add)
         level = self.levels[found.index]
@@ -103,7 +103,7 @@ class DeepStack(NodePass[Level]):
 
 
 def remeasure(graph: ir.Graph) -> None:
-    """Read lengths off `inputs_embeds [B, S, H]` that a trace happened to read off the mask."""
+    """Take lengths from `inputs_embeds [B, S, H]` where the trace took them from the mask."""
     inputs = {value.name: value for value in graph.inputs}
     mask, embeds = (inputs.get(name) for name in (SPARSE[0], "inputs_embeds"))
     if mask is None or embeds is None or mask.shape is None or embeds.shape is None:
@@ -117,7 +117,7 @@ def remeasure(graph: ir.Graph) -> None:
 
 
 def places(indices: ir.Value | None, m: Matcher) -> ir.Value:
-    """The mask whose true places are `indices`, before it was spread over the columns."""
+    """The mask whose true positions are `indices`, before it was expanded to the columns."""
     mask = m.producer(m.producer(indices, "Transpose").inputs[0], "NonZero").inputs[0]
     while (node := mask.producer() if mask else None) and node.op_type in ("Expand", "Unsqueeze"):
         mask = node.inputs[0]
@@ -126,4 +126,4 @@ def places(indices: ir.Value | None, m: Matcher) -> ir.Value:
 
 
 SPARSE = ("visual_pos_masks", "deepstack_features")
-"""Inputs of the raw decoder that the dense form has no use for."""
+"""Inputs of the raw decoder that the graph no longer reads after the pass."""

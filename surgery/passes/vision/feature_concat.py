@@ -10,13 +10,13 @@ from surgery.rewrite.matcher import Matcher
 
 
 class FeatureConcat(NodePass[tuple[ir.Value, list[ir.Value]]]):
-    """Two outputs become one that the runtime carries as it is.
+    """The two outputs of the vision graph become one.
 
     before  image_features [M, H] ; deepstack_features [D, M, H] = Concat(Unsqueeze(level) ...)
     after   image_features [M, (1 + D) * H] = Concat(features, level 0, ..., level D-1)
     keeps   the name image_features and every number
     not     a vision graph without DeepStack
-    why     onnxruntime-genai hands exactly one vision output on to the embedding graph
+    why     onnxruntime-genai passes exactly one vision output on to the embedding graph
     upstream microsoft/onnxruntime-genai#1989
     """
 
@@ -46,7 +46,7 @@ class FeatureConcat(NodePass[tuple[ir.Value, list[ir.Value]]]):
         return named[0], levels
 
     def rewrite(self, node: ir.Node, found: tuple[ir.Value, list[ir.Value]], add: Builder) -> None:
-        """Join along the columns, at the end of the graph: the features may come later."""
+        """Join the columns at the end of the graph, where all features are computed."""
         features, levels = found
         graph = add.graph
         assert features.shape is not None

@@ -1,4 +1,4 @@
-"""Image and DeepStack features find their places in the sequence."""
+"""Image and DeepStack features are placed in the sequence of embeddings."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class Scatter:
 
 
 class FeatureGather(NodePass[Scatter]):
-    """Features are gathered by placeholder instead of scattered, DeepStack levels beside them.
+    """Each placeholder token gathers its row of features; nothing is scattered.
 
     before  inputs_embeds = ScatterND(embeds, NonZero(mask), image_features [M, H])
-    after   row = Gather(Concat(features, zeros), number of the placeholder, or the zero row)
-            inputs_embeds = Where(mask and in range, row[:H], embeds)
+    after   row = Gather(Concat(features, zeros), number of the placeholder, or the zero row) ;
+            inputs_embeds = Where(mask and in range, row[:H], embeds) ;
             per_layer_inputs = row[H:], an output in place of visual_pos_masks,
-            where a family has DeepStack; else row is inputs_embeds' alone
-    keeps   inputs_embeds for as many features as placeholders
-    not     a merge of something else than a graph input
+            where a family has DeepStack; else row has H columns
+    keeps   inputs_embeds, if there are as many features as placeholders
+    not     features that the graph computes
     why     a placeholder without a feature (a sampled one, or no picture) keeps its own
             embedding instead of failing the run, and no shape depends on data
     upstream microsoft/onnxruntime-genai#2513
@@ -42,7 +42,7 @@ class FeatureGather(NodePass[Scatter]):
     anchors = ("ScatterND",)
 
     def __init__(self, levels: int, *, expect: int | None = None) -> None:
-        """Tell how many DeepStack levels come along.
+        """Set the number of DeepStack levels.
 
         Args:
             levels: D, 0 without DeepStack; the features have (1 + D) * H columns.
@@ -69,7 +69,7 @@ class FeatureGather(NodePass[Scatter]):
         return Scatter(embeds, mask, features)
 
     def rewrite(self, node: ir.Node, found: Scatter, add: Builder) -> None:
-        """Number the placeholders row by row through the batch, gather, split."""
+        """Number the placeholders through the batch, gather their rows, split off the levels."""
 
         def ints(*numbers: int) -> ir.Value:
             return add.constant(np.array(numbers, np.int64), "ints_" + "_".join(map(str, numbers)))

@@ -1,4 +1,4 @@
-"""One picture size, known ahead."""
+"""One picture size, fixed when the package is built."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from surgery.rewrite.contract import Pass, Site
 
 
 class FixedGrid(Pass):
-    """The grid of the one allowed picture size becomes a constant.
+    """The grid of patches of the one allowed picture size becomes a constant.
 
     before  image_grid_thw [I, 3] read by the graph ; pixel_values [patches, C*t*p*p]
-    after   image_grid_thw = [[1, h, w]], read by nobody ; pixel_values [h * w, C*t*p*p]
+    after   image_grid_thw = [[1, h, w]], read by no node ; pixel_values [h * w, C*t*p*p]
     keeps   both graph inputs and their names: the runtime feeds them
-    not     more than one picture a call: the runtime then calls once a picture
-    why     devices without dynamic shapes; folding turns positions, interpolation and rotary
+    not     several pictures in one call: onnxruntime-genai then calls once for each picture
+    why     some devices need static shapes; folding turns positions, interpolation and rotary
             angles into constants
     """
 
@@ -44,7 +44,7 @@ class FixedGrid(Pass):
         return [Site(node.name or "", node.op_type) for node, _ in self.uses(model)]
 
     def apply(self, model: ir.Model) -> int:
-        """Hand the constant to every reader, fix the number of patches."""
+        """Let every reader of the grid read the constant; fix the number of patches."""
         uses = list(self.uses(model))
         if not uses:
             return 0

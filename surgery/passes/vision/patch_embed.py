@@ -1,4 +1,4 @@
-"""The patch embedding as a matrix product."""
+"""The patch embedding becomes a matrix product."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class Patches:
 class PatchEmbed(NodePass[Patches]):
     """A convolution over one patch at a time becomes a matrix product.
 
-    before  Reshape(Conv(patches [P, C, t, p, p], weight), [P, H]), patches mostly themselves a
-            Reshape of rows [P, C*t*p*p]
+    before  Reshape(Conv(patches [P, C, t, p, p], weight), [P, H]) ; patches may be a Reshape of
+            rows [P, C*t*p*p]
     after   Gemm(rows, weight [H, C*t*p*p]^T, bias)
-    keeps   the weight's name and numbers, under a shape of two axes
+    keeps   the weight's name and numbers, in two dimensions
     not     a kernel smaller than its input; groups; padding
-    why     onnxruntime unfolds every patch for a convolution; there is nothing to unfold
+    why     onnxruntime copies every patch (im2col) before a convolution; a product needs no copy
     """
 
     name = "patch_embed"
@@ -74,7 +74,7 @@ class PatchEmbed(NodePass[Patches]):
         return Patches(rows, weight, bias, source, columns, out, end)
 
     def rewrite(self, node: ir.Node, found: Patches, add: Builder) -> None:
-        """Flatten the weight, multiply."""
+        """Flatten the weight and the patches, and multiply."""
         set_source(found.weight, Reshaped(found.source, (found.out, found.columns)))
         rows = found.rows
         if len(rows.shape or ()) > 2:

@@ -10,14 +10,14 @@ from surgery.rewrite.matcher import Matcher
 
 
 class ZeroBias(NodePass[None]):
-    """A bias of zeros is left out.
+    """A bias of zeros is removed.
 
     before  Conv(x, weight, zeros), or Gemm alike
     after   Conv(x, weight)
     keeps   the numbers
     not     a bias that is a weight
-    why     torch writes one for a layer without, for Conv3d even with an axis too many, which
-            onnxruntime refuses to run
+    why     torch adds one to layers without a bias; that of Conv3d has one axis too many, and
+            onnxruntime rejects it
     """
 
     name = "zero_bias"
@@ -30,5 +30,5 @@ class ZeroBias(NodePass[None]):
         m.check(not numbers.any(), "a bias of zeros", "other numbers")
 
     def rewrite(self, node: ir.Node, found: None, add: Builder) -> None:
-        """Two inputs."""
+        """Remove the third input."""
         node.resize_inputs(2)

@@ -1,4 +1,4 @@
-"""A head that multiplies with the embedding table as it lies."""
+"""A tied output projection reads the embedding table without transposing it."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class FusedTranspose(NodePass[Turned]):
 
     before  MatMul(x, Transpose(weight [V, H]))
     after   FusedMatMul(x, weight [V, H], transB=1)
-    keeps   the weight as it lies in the checkpoint
-    not     weights that nothing else shares: weight_transpose stores those as MatMul wants them
+    keeps   the weight in the layout of the checkpoint
+    not     weights that are not shared: weight_transpose stores those in the layout of MatMul
     why     the embedding graph reads the same table row by row, so the package stores it once
     """
 
@@ -34,16 +34,16 @@ class FusedTranspose(NodePass[Turned]):
     anchors = ("MatMul",)
 
     def __init__(self, shared: Callable[[str], bool], *, expect: int | None = None) -> None:
-        """Tell which weights to leave as they lie.
+        """Choose the weights.
 
         Args:
-            shared: whether a weight of this name is read elsewhere too.
+            shared: whether another graph reads the weight of this name too.
         """
         super().__init__(expect=expect)
         self.shared = shared
 
     def match(self, node: ir.Node, m: Matcher) -> Turned:
-        """A transposed initializer of a chosen name."""
+        """A transposed initializer that is shared."""
         x = node.inputs[0]
         turned = m.producer(node.inputs[1], "Transpose")
         weight = turned.inputs[0]
@@ -56,7 +56,7 @@ class FusedTranspose(NodePass[Turned]):
         return Turned(x, weight)
 
     def rewrite(self, node: ir.Node, found: Turned, add: Builder) -> None:
-        """One node reads the weight as it is."""
+        """Add one node that reads the weight untransposed."""
         out = node.outputs[0]
         inputs = [found.x, found.weight]
         fused = add("FusedMatMul", inputs, {"transB": 1}, domain="com.microsoft", like=out)

@@ -1,4 +1,4 @@
-"""Weights stored as the checkpoint stores them, widened where they are read."""
+"""Weights keep the dtype of the checkpoint and are cast right before they are read."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from surgery.rewrite.matcher import Matcher
 from surgery.rewrite.weights import Source, narrow, set_source, source_of
 
 LARGE = 1 << 20
-"""Bytes in float32 from which a weight is cast late."""
+"""Fewest bytes, in float32, of a weight that is cast late."""
 
 
 class LateCast(NodePass[Source]):
-    """A weight that was widened when written is widened right before it is used.
+    """A weight is stored in the narrow dtype of the checkpoint and cast right before its use.
 
-    before  Gemm(x, weight: float32), bfloat16 or float16 in the checkpoint
-    after   Gemm(x, Cast(weight: bfloat16)), the casts first in the graph: onnxruntime runs a node
-            as late as its number allows, so each runs right before its reader
-    keeps   the weight's name and its exact numbers (widening is exact)
-    not     weights below 1 MB; weights that something else reads too
-    why     half the file and half the resident memory for a tower that runs once a picture, in
-            which a cast is nothing beside its product
+    before  Gemm(x, weight: float32), stored as bfloat16 or float16 in the checkpoint
+    after   Gemm(x, Cast(weight: bfloat16)), the casts first in the graph: onnxruntime schedules
+            late, so that each cast runs just before its consumer
+    keeps   the weight's name and its exact numbers (a cast to float32 is exact)
+    not     weights below 1 MB in float32; weights that another node reads too
+    why     half the file and half the resident memory for a tower that runs once per picture,
+            where a cast costs little beside its product
     """
 
     name = "late_cast"
@@ -47,7 +47,7 @@ class LateCast(NodePass[Source]):
         return stored
 
     def rewrite(self, node: ir.Node, found: Source, add: Builder) -> None:
-        """Narrow the weight, cast it at the start of the graph."""
+        """Restore the stored dtype of the weight and cast it at the start of the graph."""
         weight = node.inputs[1]
         assert weight is not None
         add.before = add.graph[0]

@@ -1,4 +1,4 @@
-"""An embedding table stored in the dtype of its rows."""
+"""An embedding table is stored in the dtype in which its rows are read."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from surgery.rewrite.weights import Cast, Source, set_source, source_of
 
 
 class TableCast(NodePass[Source]):
-    """Rows cast after picking become rows of a table in that dtype.
+    """A cast of looked-up rows becomes a table in that dtype.
 
     before  Cast(Gather(weight: bf16, ids))
     after   Gather(weight: float32, ids)
     keeps   the weight's name and its exact numbers
-    not     a table that something else than one Gather reads
-    why     a tied head reads the table in float32: with equal bytes the package stores it once,
-            with a second table in bf16 it would be half as large again
+    not     a table that another node than one Gather reads
+    why     a tied head reads the table in float32: with equal bytes the package stores one table;
+            a second one in bf16 would add half its size
     """
 
     name = "table_cast"

@@ -1,4 +1,4 @@
-"""Weights stored in the dtype that they are used in."""
+"""Weights are stored in the dtype in which they are used."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ class WeightCast(NodePass[Source]):
 
     before  Cast(weight: bf16) read as float32
     after   weight: float32, cast when the package is written, a few rows at a time
-    keeps   the weight's name and its exact numbers (widening is exact)
-    not     rows cast after Gather: an embedding table stays half the size that way
-    why     onnxruntime would hold both copies; no provider computes with bf16 on a CPU
+    keeps   the weight's name and its exact numbers (a cast to float32 is exact)
+    not     casts of rows after Gather: the embedding table stays in bf16, half the size; weights
+            that another node reads too
+    why     onnxruntime would hold both copies; its CPU provider does not compute in bf16
     """
 
     name = "weight_cast"
@@ -37,7 +38,7 @@ class WeightCast(NodePass[Source]):
         return Cast(source, ir.DataType(node.attributes["to"].as_int()))
 
     def rewrite(self, node: ir.Node, found: Source, add: Builder) -> None:
-        """Change the weight, drop the cast."""
+        """Change the weight and drop the cast."""
         weight = node.inputs[0]
         assert weight is not None
         set_source(weight, found)

@@ -1,4 +1,4 @@
-"""A number added to a weight, once."""
+"""A number is added to a weight once, when the package is written."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class WeightShift(NodePass[Shift]):
     before  Add(weight [H], 1): a norm whose weights are stored around zero
     after   weight, its numbers larger by 1
     keeps   the weight's name and the rounded sums
-    not     a weight that something else reads as it lies
-    why     the same sum at every token, and a computed scale that no fused norm takes
+    not     a weight that another node reads without the sum
+    why     the graph repeats the same sum in every run, and fused norms take no computed weight
     """
 
     name = "weight_shift"
     anchors = ("Add",)
 
     def match(self, node: ir.Node, m: Matcher) -> Shift:
-        """A weight of float32 and a number."""
+        """A float32 weight and a constant number."""
         a, b = node.inputs
         assert a is not None and b is not None
         weight, added = (a, b) if a.is_initializer() and source_of(a) is not None else (b, a)
@@ -51,6 +51,6 @@ class WeightShift(NodePass[Shift]):
         return Shift(weight, Shifted(source, float(number.item())))
 
     def rewrite(self, node: ir.Node, found: Shift, add: Builder) -> None:
-        """Change the weight, drop the sum."""
+        """Change the weight and drop the sum."""
         set_source(found.weight, found.source)
         replace(node.outputs[0], found.weight)

@@ -1,4 +1,4 @@
-"""Weights stored in the layout that they are used in."""
+"""Weights are stored in the layout in which they are used."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class WeightTranspose(NodePass[Source]):
     after   MatMul(x, weight [K, N]), transposed when the package is written ; stacks of matrices
             [E, N, K] too
     keeps   the weight's name and numbers
-    not     a weight that something else reads as it lies
+    not     a weight that another node reads untransposed
     why     onnxruntime would transpose at every load and hold both copies
     """
 
@@ -42,7 +42,7 @@ class WeightTranspose(NodePass[Source]):
         return transposed(source)
 
     def rewrite(self, node: ir.Node, found: Source, add: Builder) -> None:
-        """Change the weight, drop the transpose."""
+        """Change the weight and drop the transpose."""
         weight = node.inputs[0]
         assert weight is not None
         set_source(weight, found)

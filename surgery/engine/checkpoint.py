@@ -1,0 +1,195 @@
+"""What a raw export says about its checkpoint, independent of the options of a run."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from surgery.base.errors import PackageError
+from surgery.base.files import read_json
+from surgery.base.pictures import LONGEST_ASPECT
+from surgery.base.shards import header_digest
+from surgery.engine.families import TRAITS, Traits
+
+MANIFEST = ("source", "checkpoint", "weights", "headers", "config", "resolved", "tied")
+"""Keys that the manifest of a raw export must have."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint, described by its raw export.
+
+    The numbers are those that transformers resolved at the export: the manifest holds config.json
+    with every default filled in.
+
+    Attributes:
+        raw: the directory of the export.
+        manifest: its manifest.json.
+    """
+
+    raw: Path
+    manifest: dict[str, Any]
+
+    def check_unchanged(self) -> None:
+        """Raise `PackageError` if the checkpoint is no longer the one that was exported.
+
+        The graphs refer to its shards by offset, so a rewritten shard would be read wrongly.
+        """
+        for name, digest in self.manifest["headers"].items():
+            shard = self.weights / name
+            if not shard.is_file():
+                raise PackageError(
+                    f"{shard}: missing; the exported graphs read their weights from it. Restore "
+                    f"it or export again."
+                )
+            if header_digest(shard) != digest:
+                raise PackageError(f"{shard}: changed since the export. Export again.")
+        if self.read("config.json") != self.manifest["config"]:
+            raise PackageError(
+                f"{self.checkpoint / 'config.json'}: changed since the export. Export again."
+            )
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """config.json of the checkpoint with the defaults of transformers filled in."""
+        return self.manifest["resolved"]  # type: ignore[no-any-return]
+
+    @property
+    def text(self) -> dict[str, Any]:
+        """The text part of the configuration."""
+        return self.config["text_config"]  # type: ignore[no-any-return]
+
+    @property
+    def vision(self) -> dict[str, Any]:
+        """The vision part of the configuration."""
+        return self.config["vision_config"]  # type: ignore[no-any-return]
+
+    @property
+    def traits(self) -> Traits:
+        """What distinguishes the checkpoint's family."""
+        return TRAITS[self.config["model_type"]]
+
+    @property
+    def checkpoint(self) -> Path:
+        """The checkpoint's directory: tokenizer and configurations."""
+        return Path(self.manifest["checkpoint"])
+
+    @property
+    def weights(self) -> Path:
+        """The folder of the shards."""
+        return Path(self.manifest["weights"])
+
+    @cached_property
+    def preprocessor(self) -> dict[str, Any]:
+        """preprocessor_config.json of the checkpoint."""
+        return self.read("preprocessor_config.json")
+
+    @cached_property
+    def generation(self) -> dict[str, Any]:
+        """generation_config.json of the checkpoint; empty where it has none."""
+        path = self.checkpoint / "generation_config.json"
+        return self.read(path.name) if path.is_file() else {}
+
+    def read(self, name: str) -> dict[str, Any]:
+        """A JSON file of the checkpoint."""
+        path = self.checkpoint / name
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+        except (OSError, json.JSONDecodeError) as e:
+            raise PackageError(f"{path}: cannot be read: {e}.") from e
+
+    @property
+    def tied(self) -> bool:
+        """Whether the head is the embedding table, as transformers resolved it."""
+        return bool(self.manifest["tied"])
+
+    @property
+    def layers(self) -> int:
+        """Decoder layers."""
+        return int(self.text["num_hidden_layers"])
+
+    @cached_property
+    def experts(self) -> int:
+        """Decoder layers with a mixture of experts."""
+        if not self.traits.experts:
+            return 0
+        plain, step = self.text["mlp_only_layers"], self.text["decoder_sparse_step"]
+        return sum(i not in plain and (i + 1) % step == 0 for i in range(self.layers))
+
+    @property
+    def heads(self) -> int:
+        """Query heads."""
+        return int(self.text["num_attention_heads"])
+
+    @property
+    def kv_heads(self) -> int:
+        """Key and value heads."""
+        return int(self.text["num_key_value_heads"])
+
+    @property
+    def head_dim(self) -> int:
+        """Width of an attention head."""
+        return int(self.text.get("head_dim") or self.text["hidden_size"] // self.heads)
+
+    @property
+    def levels(self) -> int:
+        """DeepStack levels; 0 for families without."""
+        return len(self.vision.get("deepstack_visual_indexes", ()))
+
+    @property
+    def depth(self) -> int:
+        """Vision blocks."""
+        return int(self.vision["depth"])
+
+    @property
+    def gates(self) -> int:
+        """Vision blocks whose activation contains a Sigmoid, which `silu` matches."""
+        return self.depth if self.vision["hidden_act"] in ("silu", "quick_gelu") else 0
+
+    @property
+    def rms_tower(self) -> bool:
+        """Whether the vision tower has RMS norms."""
+        return self.traits.tower_norm == "rms"
+
+    @property
+    def merge(self) -> int:
+        """Patches along each side of the square that makes one token."""
+        return int(self.vision["spatial_merge_size"])
+
+    @property
+    def pixels(self) -> tuple[int, int]:
+        """Fewest and most pixels of a picture."""
+        size = self.preprocessor.get("size") or {}
+        least = size.get("shortest_edge", self.preprocessor.get("min_pixels"))
+        most = size.get("longest_edge", self.preprocessor.get("max_pixels"))
+        if least is None or most is None:
+            raise PackageError(
+                f"{self.checkpoint / 'preprocessor_config.json'}: no size (shortest_edge and "
+                f"longest_edge, in pixels)."
+            )
+        return int(least), int(most)
+
+    @property
+    def grid_side(self) -> int:
+        """Most patches along one side of a picture: rows of the vision rotary table."""
+        _, most = self.pixels
+        return math.ceil(math.sqrt(most * LONGEST_ASPECT) / int(self.vision["patch_size"]))
+
+
+def read_manifest(raw: Path) -> dict[str, Any]:
+    """The manifest of a raw export.
+
+    Raises:
+        PackageError: the directory is no raw export.
+    """
+    path = raw / "manifest.json"
+    missing = f"{raw}: no raw export (manifest.json missing). Run python -m export_min first."
+    manifest = read_json(path, PackageError, missing)
+    lacking = [key for key in MANIFEST if key not in manifest]
+    if lacking:
+        raise PackageError(f"{path}: no {lacking[0]!r}. Run python -m export_min again.")
+    return manifest
