@@ -7,7 +7,7 @@ tokenizer gives to that token, and the padding id must be one that no prompt hol
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,8 @@ class Tokens:
             if token.flag("special", False):
                 special.add(content)
         plain = frozenset(vocabulary(whole))
-        config = Fields.read(folder / "tokenizer_config.json", error)
+        path = folder / "tokenizer_config.json"
+        config = Fields(path, read_json(path, error, limit=MANIFEST_BYTES), error)
         pad = content_of(config.values.get("pad_token"))
         return cls(folder, added, frozenset(special), plain, pad, chat_template(folder, error))
 
@@ -103,7 +104,7 @@ class Tokens:
             if text in PICTURE_MARKS or (text and text in template)
         }
 
-    def padding(self, wanted: Iterator[tuple[str, int]], size: int) -> tuple[int, str]:
+    def padding(self, wanted: Iterable[tuple[str, int]], size: int) -> tuple[int, str]:
         """The padding id: the first candidate that no prompt holds.
 
         Candidates are those that configurations name, the tokenizer's own, `PAD`, any other special
@@ -120,7 +121,7 @@ class Tokens:
             ValueError: every id occurs in prompts.
         """
         emitted = self.emitted()
-        refused = []
+        refused: list[str] = []
         for source, token in wanted:
             if token not in emitted and 0 <= token < size:
                 return token, note(refused, token, self) if refused else ""

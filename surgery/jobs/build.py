@@ -127,6 +127,7 @@ def write(models: dict[str, ir.Model], folder: Path, facts: Facts) -> Layout:
             models,
             folder,
             report=lambda done, total: bar.update(task, completed=done, total=total),
+            strict=True,
         )
     (folder / "README.md").write_text(model_card(facts, layout), encoding="utf-8")
     return layout
