@@ -20,7 +20,7 @@ from surgery.engine.recipes.qwen_vl import RECIPES
 from surgery.engine.selection import EVERYTHING, Selection
 from surgery.package.card import model_card
 from surgery.package.external_data import Layout, write_graphs
-from surgery.package.genai_config import PROCESSOR, filenames, genai_config
+from surgery.package.genai_config import PROCESSOR, check_tokens, filenames, genai_config, padding
 from surgery.package.processor_config import processor_config
 from surgery.package.tokenizer import copy_tokenizer
 
@@ -57,14 +57,32 @@ def build(
     check_free(output, force)
     facts = Facts.load(Path(raw), options)
     facts.check_unchanged()
+    told = check_configurations(facts)
     models = operate(facts, watchers=watchers, tell=tell)
     with staged(output, force) as stage:
         names = filenames(facts)
         layout = write({names[part]: model for part, model in models.items()}, stage, facts)
     total = sum(layout.sizes.values())
     console.print(f"wrote {output}: {total / 1e6:,.1f} MB of weights in {len(layout.sizes)} files")
+    if told:
+        console.print(told, soft_wrap=True, markup=False)
     console.print(f"ask it: {question(output, facts)}", soft_wrap=True, markup=False)
     return output
+
+
+def check_configurations(facts: Facts) -> str:
+    """Read everything that goes into the package besides weights, before any work is done.
+
+    Returns:
+        A line for the user about the padding token; "" if there is nothing to say.
+
+    Raises:
+        PackageError: a file of the checkpoint is not what it must be.
+    """
+    check_tokens(facts)
+    genai_config(facts)
+    processor_config(facts)
+    return padding(facts)[1]
 
 
 def question(output: Path, facts: Facts) -> str:
