@@ -40,9 +40,12 @@ class Reference:
         checkpoint.check_tokenizer()
         self.source = checkpoint.source
         family = families.load(checkpoint.model_type)
-        checked_weights(checkpoint, family, load_config(checkpoint, family))
+        config = load_config(checkpoint, family)
+        checked_weights(checkpoint, family, config)
         with quiet():
-            self.model = family.model.from_pretrained(checkpoint.path, dtype=torch.float32).eval()
+            self.model = family.model.from_pretrained(
+                checkpoint.path, config=config, dtype=torch.float32, use_safetensors=True
+            ).eval()
             self.tokenizer = AutoTokenizer.from_pretrained(checkpoint.path)
             self.images = Qwen2VLImageProcessorPil.from_pretrained(checkpoint.path)
         self.config = self.model.config

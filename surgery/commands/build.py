@@ -198,6 +198,7 @@ def work(args: argparse.Namespace) -> dict[str, object]:
             "Leave -o out; --dump DIR keeps the graphs."
         )
     facts = Facts.load(Path(args.input), options(args))
+    facts.check_unchanged()
     job.operate(facts, chosen, watchers(args), results.tell)
     results.remark(chosen)
     return results.summary()

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from surgery.base.errors import PackageError, UserError
 from surgery.base.files import MANIFEST_BYTES, Fields, read_json
 from surgery.base.pictures import LONGEST_ASPECT
-from surgery.base.shards import header_digest
+from surgery.base.shards import header_digest, sample_digest
 from surgery.base.tokens import Tokens
 from surgery.engine.families import TRAITS, Traits
 from surgery.engine.options import Options, Settings
@@ -58,6 +58,7 @@ class Facts(Settings):
         lacking = [key for key in MANIFEST if key not in manifest]
         if lacking:
             raise PackageError(f"{path}: no {lacking[0]!r}. Run python -m export_min again.")
+        check_manifest(Fields(path, manifest, PackageError))
         facts = cls(raw, manifest, options=options)
         if not facts.target.runs("GroupQueryAttention", facts.text_dtype):
             raise UserError(
@@ -75,7 +76,8 @@ class Facts(Settings):
             shard = self.weights / name
             if not shard.is_file():
                 raise PackageError(f"{shard}: is gone since the export; the weights lie there.")
-            if header_digest(shard) != digest:
+            sample = (self.manifest.get("samples") or {}).get(name)
+            if header_digest(shard) != digest or sample not in (None, sample_digest(shard)):
                 raise PackageError(f"{shard}: changed since the export. Export again.")
         if self.read("config.json").values != self.manifest["config"]:
             raise PackageError(
@@ -284,3 +286,31 @@ class Facts(Settings):
         size = self.options.block_size
         wide = self.options.head_bits == 8 and int(self.text["hidden_size"]) % HEAD_BLOCK == 0
         return max(size, HEAD_BLOCK) if wide else size
+
+
+def check_manifest(manifest: Fields) -> None:
+    """Check the kinds of what the manifest of a raw export holds.
+
+    Raises:
+        PackageError: a value is of another kind.
+    """
+    for key in ("source", "checkpoint", "weights"):
+        manifest.text(key)
+    headers = manifest.inner("headers")
+    for name in headers.values:
+        headers.text(name)
+    if "samples" in manifest:
+        manifest.inner("samples")
+    manifest.inner("config")
+    manifest.flag("tied")
+    config = manifest.inner("resolved")
+    if config.text("model_type") not in TRAITS:
+        raise config.fault("model_type", f"one of {', '.join(TRAITS)}")
+    text, vision = config.inner("text_config"), config.inner("vision_config")
+    for part, keys in (
+        (text, ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")),
+        (text, ("num_key_value_heads", "max_position_embeddings")),
+        (vision, ("depth", "patch_size", "spatial_merge_size", "temporal_patch_size")),
+    ):
+        for key in keys:
+            part.integer(key, 1, (1 << 31) - 1)

@@ -11,6 +11,10 @@ from surgery.base.errors import UserError
 from surgery.engine.targets import TARGETS, Target
 
 DTYPES = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16}
+LONGEST = 1 << 20
+"""Longest context: four times the longest that a Qwen-VL model was trained for."""
+WIDEST = 1 << 14
+"""Widest picture of a fixed size, in pixels."""
 ROUTER = ".mlp.gate.weight"
 """End of the name of a weight that chooses experts: a rounded one would choose others."""
 
@@ -38,6 +42,13 @@ class Options:
         """
         if self.max_length < 2:
             raise UserError(f"--max-length {self.max_length}: must hold a prompt and an answer.")
+        if self.max_length > LONGEST:
+            raise UserError(
+                f"--max-length {self.max_length}: {LONGEST:,} at most; the rotary table has a row "
+                f"for every position."
+            )
+        if self.image_size is not None and not 1 <= self.image_size <= WIDEST:
+            raise UserError(f"--image-size {self.image_size}: must be from 1 to {WIDEST:,} pixels.")
         choices = (
             ("--execution-provider", self.execution_provider, TARGETS),
             ("--precision", self.precision, DTYPES),

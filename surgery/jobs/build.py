@@ -82,6 +82,14 @@ def check_configurations(facts: Facts) -> str:
     check_tokens(facts)
     genai_config(facts)
     processor_config(facts)
+    length, most = facts.options.max_length, int(facts.text["max_position_embeddings"])
+    if length > most and length != Options().max_length:
+        console.print(
+            f"--max-length {length}: the checkpoint was made for {most} positions "
+            f"(max_position_embeddings); answers beyond them may be poor",
+            soft_wrap=True,
+            markup=False,
+        )
     return padding(facts)[1]
 
 
