@@ -7,6 +7,7 @@ a limit of time, and of memory where the system has one. The text is the runtime
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -107,10 +108,8 @@ def end(child: subprocess.Popen[bytes]) -> None:
     child.kill()
     child.wait()
     assert child.stdin is not None
-    try:
+    with contextlib.suppress(BrokenPipeError):
         child.stdin.close()
-    except BrokenPipeError:
-        pass
 
 
 def main(folder: str) -> int:

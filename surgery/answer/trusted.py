@@ -80,14 +80,13 @@ def check_config(folder: Path, config: dict[str, Any]) -> None:
         where = model.inner(part) if part else model
         for key in keys:
             where.integer(key, least, most)
-    size = model.integer("vocab_size", 1, LARGEST)
     for key in TOKENS:
-        model.integer(key, 0, size - 1)
-    model.integers("eos_token_id", 0, size - 1, MOST_ENDS)
+        model.integer(key, 0, LARGEST)
+    model.integers("eos_token_id", 0, LARGEST, MOST_ENDS)
     for part in PARTS:
         check_part(model.inner(part), part)
     model.inner("vision").filename("config_filename", "processor_config.json")
-    check_search(whole.inner("search"), model.integer("context_length", 2, MOST_POSITIONS), size)
+    check_search(whole.inner("search"))
 
 
 def check_part(section: Fields, part: str) -> None:
@@ -106,16 +105,16 @@ def check_part(section: Fields, part: str) -> None:
                 raise names.fault(key, "a name with one %d")
 
 
-def check_search(search: Fields, context: int, vocabulary: int) -> None:
+def check_search(search: Fields) -> None:
     """Check how answers are searched for."""
     search.integer("max_length", 1, MOST_POSITIONS)
-    search.integer("min_length", 0, context, 0)
+    search.integer("min_length", 0, MOST_POSITIONS, 0)
     search.integer("num_beams", 1, 1, 1)
     search.integer("num_return_sequences", 1, 1, 1)
     search.integer("batch_size", 1, 1, 1)
-    search.integer("top_k", 0, vocabulary, 0)
+    search.integer("top_k", 0, LARGEST, 0)
     search.integer("random_seed", -1, LARGEST, -1)
-    search.integer("no_repeat_ngram_size", 0, context, 0)
+    search.integer("no_repeat_ngram_size", 0, MOST_POSITIONS, 0)
     search.number("top_p", 0, 1, 1.0)
     search.number("temperature", 0, 1000, 1.0)
     search.number("repetition_penalty", 0, 100, 1.0)

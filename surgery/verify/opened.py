@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 
-from surgery.answer.runtime import read_package
+from surgery.answer.trusted import read_package
 from surgery.engine import loading
 
 PARTS = ("vision", "embedding", "decoder")
@@ -40,7 +40,16 @@ class Opened:
     @cached_property
     def graphs(self) -> dict[str, ir.Model]:
         """The three graphs by part."""
-        return {part: loading.load(self.path(part)) for part in PARTS}
+        return {part: self.load(part) for part in PARTS}
+
+    @cache  # noqa: B019 - a package lives as long as the check of it
+    def load(self, part: str) -> ir.Model:
+        """The graph of a part.
+
+        Raises:
+            PackageError: no such file, or no ONNX graph in it.
+        """
+        return loading.load(self.path(part))
 
     def path(self, part: str) -> Path:
         """File of a graph."""
