@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from export import GRAPHS
-from table import README, TABLE, kept, render, shown
+from table import TABLE, kept, render
 
 NAMES = list(GRAPHS)
 
@@ -32,10 +32,8 @@ def test_sites(result, name):
 
 
 def test_table(result, request):
-    """TABLE.md and the README show what is measured."""
+    """The page of models shows what is measured."""
     text = render({name: result(name) for name in NAMES}, kept())
     if request.config.getoption("--update-table", False):
         TABLE.write_text(text, encoding="utf-8")
-        README.write_text(shown(text), encoding="utf-8")
     assert TABLE.read_text(encoding="utf-8") == text, "pytest tests/families --update-table"
-    assert README.read_text(encoding="utf-8") == shown(text), "pytest tests/families --update-table"
