@@ -59,12 +59,17 @@ def read_bytes(path: Path, error: type[UserError], limit: int, missing: str = ""
     except (FileNotFoundError, NotADirectoryError) as e:
         raise error(missing or f"{path.parent}: {path.name} is missing.") from e
     except OSError as e:
-        raise error(f"{brief(path)}: cannot be read: {e.strerror or e}.") from e
+        raise error(f"{located(path)}: cannot be read: {e.strerror or e}.") from e
     except ValueError as e:  # a name with a null character
-        raise error(f"{brief(path)}: cannot be read: {e}.") from e
+        raise error(f"{located(path)}: cannot be read: {e}.") from e
     if len(data) > limit:
         raise error(f"{path}: larger than {limit:,} bytes, the most that such a file may have.")
     return data
+
+
+def located(path: Path) -> str:
+    """A path in a message; a name that no file can have is shortened."""
+    return str(path) if len(path.name) < 256 and path.name.isprintable() else brief(path.name)
 
 
 def kind_of(path: Path) -> str:
