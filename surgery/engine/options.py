@@ -15,6 +15,10 @@ from surgery.engine.targets import TARGETS, Target
 from surgery.match.products import linear
 
 DTYPES = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16}
+LONGEST = 1 << 20
+"""Longest context: four times the longest that a Qwen-VL model was trained for."""
+WIDEST = 1 << 14
+"""Widest picture of a fixed size, in pixels."""
 ROUTER = ".mlp.gate.weight"
 """End of the name of a router's weight; it is not quantized, which would change choices."""
 
@@ -72,6 +76,13 @@ class Options:
             )
         if self.bits is not None and not 2 < self.bits <= 8.25:
             raise UserError(f"--bits {self.bits:g}: must be above 2 and at most 8.25.")
+        if self.max_length > LONGEST:
+            raise UserError(
+                f"--max-length {self.max_length}: {LONGEST:,} at most; the rotary table has a row "
+                f"for every position."
+            )
+        if self.image_size is not None and not 1 <= self.image_size <= WIDEST:
+            raise UserError(f"--image-size {self.image_size}: must be from 1 to {WIDEST:,} pixels.")
         choices = (
             ("--execution-provider", self.execution_provider, TARGETS),
             ("--precision", self.precision, DTYPES),

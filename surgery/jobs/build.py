@@ -23,7 +23,7 @@ from surgery.engine.selection import EVERYTHING, Selection
 from surgery.jobs.calibrate import calibrated
 from surgery.package.card import model_card
 from surgery.package.external_data import Layout, write_graphs
-from surgery.package.genai_config import PROCESSOR, filenames, genai_config
+from surgery.package.genai_config import PROCESSOR, check_tokens, filenames, genai_config, padding
 from surgery.package.processor_config import processor_config
 from surgery.package.tokenizer import copy_tokenizer
 from surgery.passes import MatMulNBits
@@ -68,6 +68,7 @@ def build(
     check_free(output, force)
     facts = Facts.load(Path(raw), options)
     facts.check_unchanged()
+    told = check_configurations(facts)
     if facts.quantized and PRESETS[options.preset].calibrated:
         facts = replace(facts, plan=calibrated(facts, rounded))
     plans: list[Plan] = []
@@ -84,6 +85,8 @@ def build(
         layout = write({names[part]: model for part, model in models.items()}, stage, facts)
     total = sum(layout.sizes.values())
     console.print(f"wrote {output}: {total / 1e6:,.1f} MB of weights in {len(layout.sizes)} files")
+    if told:
+        console.print(told, soft_wrap=True, markup=False)
     console.print(f"ask it: {question(output, facts)}", soft_wrap=True, markup=False)
     return output
 
@@ -94,6 +97,29 @@ def rounded(facts: Facts, folder: Path) -> None:
     folder.mkdir()
     names = filenames(facts)
     write({names[part]: model for part, model in models.items()}, folder, facts)
+
+
+def check_configurations(facts: Facts) -> str:
+    """Read everything that goes into the package besides weights, before any work is done.
+
+    Returns:
+        A line for the user about the padding token; "" if there is nothing to say.
+
+    Raises:
+        PackageError: a file of the checkpoint is not what it must be.
+    """
+    check_tokens(facts)
+    genai_config(facts)
+    processor_config(facts)
+    length, most = facts.options.max_length, int(facts.text["max_position_embeddings"])
+    if length > most and length != Options().max_length:
+        console.print(
+            f"--max-length {length}: the checkpoint was made for {most} positions "
+            f"(max_position_embeddings); answers beyond them may be poor",
+            soft_wrap=True,
+            markup=False,
+        )
+    return padding(facts)[1]
 
 
 def question(output: Path, facts: Facts) -> str:
@@ -159,6 +185,7 @@ def write(models: dict[str, ir.Model], folder: Path, facts: Facts) -> Layout:
             models,
             folder,
             report=lambda done, total: bar.update(task, completed=done, total=total),
+            strict=True,
         )
     (folder / "README.md").write_text(model_card(facts, layout), encoding="utf-8")
     return layout
