@@ -72,7 +72,7 @@ def export(
         write_manifest(source, stage / MANIFEST)
     console.print(
         f"exported {source.source}: vision, embedding and decoder graphs in {output}, "
-        f"weights stay in {source.shards[0].parent}"
+        f"weights stay in {source.folder}"
     )
     return output
 
@@ -136,8 +136,9 @@ def write_manifest(source: Checkpoint, path: Path) -> None:
         "source": source.source,
         "revision": source.revision,
         "checkpoint": str(source.path),
-        "weights": str(source.shards[0].parent),
+        "weights": str(source.folder),
         "headers": source.headers,
+        "samples": source.samples,
         "config": source.config,
         "resolved": json.loads(config.to_json_string(use_diff=False)),
         "tied": bool(config.tie_word_embeddings),

@@ -7,6 +7,7 @@ each weight in the file (https://huggingface.co/docs/safetensors/index#format).
 from __future__ import annotations
 
 import math
+import os
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,8 +22,8 @@ import safetensors
 from export_min.families import FAMILIES
 from surgery.base.demo import DEMO
 from surgery.base.errors import CheckpointError, first_line
-from surgery.base.files import read_json
-from surgery.base.shards import header_digest
+from surgery.base.files import MANIFEST_BYTES, TOKENIZER_BYTES, brief, read_json, shown
+from surgery.base.shards import header_digest, sample_digest
 
 SAFETENSORS_DTYPES = {
     "F32": ir.DataType.FLOAT,
@@ -52,6 +53,8 @@ class Weight:
     """The location of one tensor in a shard. Its data is never read here."""
 
     file: Path
+    folder: Path
+    """The folder above all shards of the checkpoint."""
     offset: int
     """Bytes from the start of the file."""
     nbytes: int
@@ -59,15 +62,15 @@ class Weight:
     shape: tuple[int, ...]
 
     def tensor(self, name: str) -> ir.ExternalTensor:
-        """Return the weight as an external tensor with the folder of its file as base directory."""
+        """The weight as an external tensor named `name`, by its path below the shards' folder."""
         return ir.ExternalTensor(
-            self.file.name,
+            self.file.relative_to(self.folder).as_posix(),
             self.offset,
             self.nbytes,
             self.dtype,
             shape=ir.Shape(self.shape),
             name=name,
-            base_dir=self.file.parent,
+            base_dir=self.folder,
         )
 
 
@@ -89,11 +92,9 @@ class Checkpoint:
         """
         config = read_json(self.path / "config.json", CheckpointError)
         found = config.get("model_type")
-        if found not in FAMILIES:
+        if not isinstance(found, str) or found not in FAMILIES:
             known = ", ".join(f"{kind!r} ({name})" for kind, name in FAMILIES.items())
-            raise CheckpointError(
-                f"{self.source}: model_type is {found!r}, needs to be one of {known}."
-            )
+            raise CheckpointError(f"{self.source}: model_type is {shown(found)}, needs {known}.")
         return config
 
     @property
@@ -106,17 +107,20 @@ class Checkpoint:
         """The safetensors files, with symbolic links resolved: the hub cache stores links."""
         index = self.path / "model.safetensors.index.json"
         names = ["model.safetensors"]
-        if index.is_file():
-            places = read_json(index, CheckpointError).get("weight_map")
+        if index.exists():
+            places = read_json(index, CheckpointError, limit=MANIFEST_BYTES).get("weight_map")
             if not isinstance(places, dict) or not all(isinstance(p, str) for p in places.values()):
                 raise CheckpointError(
                     f"{index}: has no weight_map that maps tensor names to files."
                 )
             names = sorted(set(places.values()))
+            for name in names:
+                check_inside(name, index)
         missing = [name for name in names if not (self.path / name).is_file()]
         if missing or not names:
+            lost = ", ".join(map(brief, missing[:3])) or "the index names no shard"
             raise CheckpointError(
-                f"{self.source}: no weights: {', '.join(missing) or 'the index names no shard'} "
+                f"{self.source}: no weights: {lost} "
                 f"missing. Download the whole checkpoint, in safetensors format."
             )
         return tuple((self.path / name).resolve() for name in names)
@@ -126,18 +130,51 @@ class Checkpoint:
         """Every tensor of every shard, by its name in the checkpoint."""
         weights: dict[str, Weight] = {}
         for shard in self.shards:
-            weights |= read_header(shard)
+            weights |= read_header(shard, self.folder)
         return weights
 
     @cached_property
+    def folder(self) -> Path:
+        """The folder above all shards, links resolved: that of each shard, if it is the same."""
+        try:
+            return Path(os.path.commonpath([shard.parent for shard in self.shards]))
+        except ValueError as e:  # drives of Windows have nothing above them
+            raise CheckpointError(f"{self.source}: the shards lie on several drives.") from e
+
+    @cached_property
     def headers(self) -> dict[str, str]:
-        """SHA-256 of each shard's header (names, dtypes, shapes and offsets), by file name."""
-        return {shard.name: header_digest(shard) for shard in self.shards}
+        """SHA-256 of each shard's header (names, dtypes, shapes, places), by path in `folder`."""
+        return {self.inside(shard): header_digest(shard) for shard in self.shards}
+
+    @cached_property
+    def samples(self) -> dict[str, str]:
+        """SHA-256 of samples of each shard's bytes, by path in `folder`."""
+        return {self.inside(shard): sample_digest(shard) for shard in self.shards}
+
+    def inside(self, shard: Path) -> str:
+        """The path of a shard in `folder`, with slashes."""
+        return shard.relative_to(self.folder).as_posix()
 
     def check_tokenizer(self) -> None:
-        """Raise `CheckpointError` if a file of the tokenizer or image processor is missing."""
-        for name in ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json"):
-            read_json(self.path / name, CheckpointError)
+        """Raise `CheckpointError` unless the files that make prompts are there."""
+        read_json(self.path / "tokenizer.json", CheckpointError, limit=TOKENIZER_BYTES)
+        read_json(self.path / "tokenizer_config.json", CheckpointError, limit=MANIFEST_BYTES)
+        read_json(self.path / "preprocessor_config.json", CheckpointError)
+        if (self.path / "generation_config.json").exists():
+            read_json(self.path / "generation_config.json", CheckpointError)
+
+
+def check_inside(name: str, index: Path) -> None:
+    """Refuse the name of a shard that leads out of the checkpoint's folder.
+
+    A shard may be a symbolic link to anywhere: whoever made the link had the file system.
+
+    Raises:
+        CheckpointError: the name is absolute, or climbs with "..".
+    """
+    parts = name.replace("\\", "/").split("/")
+    if not name or parts[0] == "" or ".." in parts or ":" in parts[0] or "\0" in name:
+        raise CheckpointError(f"{index}: names {brief(name)}, which is outside the checkpoint.")
 
 
 def open_checkpoint(
@@ -173,8 +210,8 @@ def open_checkpoint(
     return Checkpoint(Path(path), name, revision)
 
 
-def read_header(shard: Path) -> dict[str, Weight]:
-    """Return the tensors of one shard by name.
+def read_header(shard: Path, folder: Path) -> dict[str, Weight]:
+    """The tensors of one shard by name.
 
     `safetensors` checks the file: its header, its length, and that tensors follow each other
     without gaps. It does not expose the offsets, so the parser of huggingface_hub reads those.
@@ -200,7 +237,7 @@ def read_header(shard: Path) -> dict[str, Weight]:
         start, stop = info.data_offsets
         dtype = SAFETENSORS_DTYPES[info.dtype]
         assert stop - start == math.prod(info.shape) * dtype.itemsize
-        weights[name] = Weight(shard, base + start, stop - start, dtype, tuple(info.shape))
+        weights[name] = Weight(shard, folder, base + start, stop - start, dtype, tuple(info.shape))
     return weights
 
 

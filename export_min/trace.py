@@ -26,7 +26,9 @@ from export_min import attention, experts
 from export_min.checkpoint import Checkpoint, Weight
 from export_min.families import Family
 from export_min.graphs import Spec
-from surgery.base.errors import CheckpointError
+from export_min.sizes import check_sizes, numbers, without_ignored
+from surgery.base.errors import CheckpointError, first_line
+from surgery.base.files import is_integer, shown
 
 OPSET = 23
 """The first opset with the op `Attention`, which supports grouped heads and boolean masks."""
@@ -47,21 +49,27 @@ def load_config(checkpoint: Checkpoint, family: Family) -> Any:
     for part in family.parts:
         if not isinstance(checkpoint.config.get(part), dict):
             raise CheckpointError(f"{checkpoint.source}: config.json has no {part!r} object.")
-    given = copy.deepcopy(checkpoint.config)  # transformers modifies its input
+    check_sizes(checkpoint)
+    given = copy.deepcopy(without_ignored(checkpoint.config))  # transformers edits its input
     try:
         config = family.model.config_class.from_dict(given)
     except Exception as e:  # the validators of transformers raise exceptions of any type
         message = " ".join(str(e).split())
         raise CheckpointError(f"{checkpoint.source}: config.json: {message}") from e
-    kind = config.text_config.rope_parameters["rope_type"]
-    if kind not in STATIC_ROPE:
+    try:
+        kind = config.text_config.rope_parameters["rope_type"]
+        if kind not in STATIC_ROPE:
+            raise CheckpointError(
+                f"{checkpoint.source}: rope_type is {shown(kind)}, whose frequencies change with "
+                f"the length of the prompt; needs one of {', '.join(STATIC_ROPE)}."
+            )
+        for holds, fault in itertools.chain(rules(config), numbers(config), family.rules(config)):
+            if not holds:
+                raise CheckpointError(f"{checkpoint.source}: config.json: {fault}.")
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as e:
         raise CheckpointError(
-            f"{checkpoint.source}: rope_type is {kind!r}, whose frequencies change with the length "
-            f"of the prompt; needs one of {', '.join(STATIC_ROPE)}."
-        )
-    for holds, fault in itertools.chain(rules(config), family.rules(config)):
-        if not holds:
-            raise CheckpointError(f"{checkpoint.source}: config.json: {fault}.")
+            f"{checkpoint.source}: config.json: a value of the wrong kind: {first_line(e)}."
+        ) from e
     for part in (config, config.text_config, config.vision_config):
         part.dtype = torch.float32
     return config
@@ -80,7 +88,7 @@ def rules(config: Any) -> Iterator[tuple[bool, str]]:
     for part, names in sizes.items():
         for name in names:
             value = getattr(getattr(config, part), name)
-            yield isinstance(value, int) and value > 0, f"{part}.{name} is {value}"
+            yield is_integer(value) and value > 0, f"{part}.{name} is {shown(value)}"
     heads, shared = text.num_attention_heads, text.num_key_value_heads
     yield (
         shared > 0 and heads % shared == 0,
@@ -105,6 +113,8 @@ def meta_model(family: Family, config: Any) -> Any:
     for module in model.modules():
         if hasattr(module, "inv_freq"):
             module.inv_freq = type(module)(module.config).inv_freq
+            if not bool(torch.isfinite(module.inv_freq).all()):
+                raise ValueError("the rotary frequencies are not finite")
     return model
 
 

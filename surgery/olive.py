@@ -23,7 +23,8 @@ from surgery.rewrite.contract import Pass
 def chosen(steps: Iterable[str | dict[str, Any]]) -> list[Pass]:
     """Make the passes of a configuration; raise `UserError` for one that cannot be made."""
     made: list[Pass] = []
-    known = {cls.name: cls for n in passes.__all__ if isinstance(cls := getattr(passes, n), type)}
+    every = [getattr(passes, name) for name in passes.__all__]
+    known = {c.name: c for c in every if isinstance(c, type) and issubclass(c, Pass)}
     for step in steps:
         arguments = {"pass": step} if isinstance(step, str) else dict(step)
         name = arguments.pop("pass", None)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,13 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from surgery.base.errors import UserError
+from surgery.base.errors import UserError, first_line
+from surgery.base.files import read_bytes
 
+MOST_BYTES = 1 << 29
+"""Largest picture file."""
+PROGRAMS = ("EPS",)
+"""Formats that Pillow gives to another program to run."""
 LONGEST_ASPECT = 200
 """Largest ratio of the longer side to the shorter one, as in `smart_resize` of transformers."""
 
@@ -31,16 +37,20 @@ def open_picture(path: str | Path) -> Image.Image:
     Raises:
         UserError: the file does not exist, or Pillow cannot read it.
     """
+    path = Path(path)
+    data = read_bytes(path, UserError, MOST_BYTES, f"{path}: no such picture.")
+    Image.init()
+    formats = [name for name in Image.ID if name not in PROGRAMS]
     try:
-        with Image.open(path) as image:
-            return rgb(ImageOps.exif_transpose(image))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data), formats=formats) as image:
+                return rgb(ImageOps.exif_transpose(image))
     except UnidentifiedImageError as e:
-        raise UserError(f"{path}: not a picture in a format that Pillow can read.") from e
-    except FileNotFoundError as e:
-        raise UserError(f"{path}: no such picture.") from e
-    except Image.DecompressionBombError as e:
-        raise UserError(f"{path}: {e}") from e
-    except (OSError, SyntaxError, ValueError) as e:  # what Pillow raises for a broken file
+        raise UserError(f"{path}: not a picture in a format that Pillow reads.") from e
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
+        raise UserError(f"{path}: more pixels than a picture may have: {first_line(e)}") from e
+    except (OSError, SyntaxError, ValueError) as e:  # Pillow's words for a broken file
         raise UserError(f"{path}: cannot be read as a picture: {e}.") from e
 
 

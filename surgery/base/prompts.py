@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from surgery.base.errors import UserError
 
-VISION_START, IMAGE_PAD = "<|vision_start|>", "<|image_pad|>"
+VISION_START, IMAGE_PAD, VIDEO_PAD = "<|vision_start|>", "<|image_pad|>", "<|video_pad|>"
 IMAGE = f"{VISION_START}{IMAGE_PAD}<|vision_end|>"
 """The place of one picture. A processor repeats the middle token for each token of the picture."""
 
@@ -15,7 +15,7 @@ def turn(text: str, pictures: int = 0) -> str:
     Raises:
         UserError: the text contains a token that marks a picture.
     """
-    for mark in (VISION_START, IMAGE_PAD):
+    for mark in (VISION_START, IMAGE_PAD, VIDEO_PAD):
         if mark in text:
             raise UserError(f"the question contains {mark}, which the runtime takes for a picture.")
     return IMAGE * pictures + text

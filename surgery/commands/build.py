@@ -145,6 +145,7 @@ def work(args: argparse.Namespace) -> dict[str, object]:
             "Leave -o out; use --dump DIR to keep the graphs."
         )
     facts = Facts.load(Path(args.input), options(args))
+    facts.check_unchanged()
     job.operate(facts, chosen, observed, results.tell)
     results.remark(chosen)
     return results.summary()

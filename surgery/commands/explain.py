@@ -45,7 +45,9 @@ def main(args: argparse.Namespace) -> int:
         recipe = args.recipe or "any"
         found = explain_foreign(args.name, source, recipe, options(args), args.graph)
     else:
-        found = explain(args.name, Facts.load(source, options(args)), args.graph)
+        facts = Facts.load(source, options(args))
+        facts.check_unchanged()
+        found = explain(args.name, facts, args.graph)
     for explanation in found:
         print("\n".join(lines(explanation, args.at, limit)))
     return 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import fields, replace
 
-from surgery.engine.options import DTYPES, Options
+from surgery.engine.options import DTYPES, PRESETS, Options
 from surgery.engine.targets import TARGETS
 
 DEFAULTS = Options()
@@ -36,14 +36,6 @@ def add_options(p: argparse.ArgumentParser) -> None:
     )
     add_max_length(p, DEFAULTS, "context length in tokens: the number of rows of the rotary table")
     p.add_argument(
-        "--block-size",
-        "--block_size",
-        type=int,
-        choices=(16, 32, 64, 128, 256),
-        default=DEFAULTS.block_size,
-        help="number of quantized weights that share one scale (default: %(default)s)",
-    )
-    p.add_argument(
         "--head-bits",
         "--head_bits",
         type=int,
@@ -64,11 +56,39 @@ def add_options(p: argparse.ArgumentParser) -> None:
         action="store_true",
         help="remove module paths and doc strings from the nodes of the package",
     )
-    p.add_argument(
-        "--asymmetric",
-        dest="symmetric",
-        action="store_false",
-        help="quantize with a zero point for each block",
+    add_quantization(p, DEFAULTS)
+
+
+def add_quantization(p: argparse.ArgumentParser, defaults: Options) -> None:
+    """Add the choices of how INT4 weights are quantized."""
+    group = p.add_argument_group("quantization", "With -t int4; the head has --head-bits.")
+    group.add_argument(
+        "--preset",
+        choices=tuple(PRESETS),
+        default=defaults.preset,
+        help="fast: rounding to nearest, in seconds. balanced: calibrated on tokens that the model "
+        "itself samples, at the same size. best: the same with more bits (default: %(default)s)",
+    )
+    group.add_argument(
+        "--bits",
+        type=float,
+        metavar="B",
+        help="average bits of a weight of the decoder layers, scales and zero points included; "
+        "weights that matter most get 8 bits (default: that of the preset)",
+    )
+    group.add_argument(
+        "--keep", metavar="REGEX", help="leave weights whose name matches unquantized"
+    )
+    group.add_argument(
+        "--block-size",
+        "--block_size",
+        type=int,
+        choices=(16, 32, 64, 128, 256),
+        default=defaults.block_size,
+        help="largest number of 4-bit weights that share one scale (default: %(default)s)",
+    )
+    group.add_argument(
+        "--symmetric", action="store_true", help="quantize 4-bit weights without zero points"
     )
 
 

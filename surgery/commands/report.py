@@ -49,6 +49,7 @@ def main(args: argparse.Namespace) -> int:
     folder = Path(args.dir)
     if args.again or not (folder / RUN).is_file():
         facts = Facts.load(Path(args.input), options(args))
+        facts.check_unchanged()
         watchers: list[Watcher] = [Dump(folder, Weights.ZEROS)]
         operate(facts, watchers=[*watchers, CheckSteps()] if args.check_steps else watchers)
     console.print(f"wrote {report(folder)}", markup=False)

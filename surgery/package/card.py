@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from surgery.calibrate.plan import Plan
 from surgery.engine.facts import Facts
 from surgery.package.external_data import Layout
 
@@ -55,14 +56,31 @@ def model_card(facts: Facts, layout: Layout) -> str:
     )
 
 
+def layers(plan: Plan) -> str:
+    """How the weights of the layers are quantized, in two sentences."""
+    eight = [row.name for row in plan.rows if row.bits == 8]
+    kept = [row.name for row in plan.rows if row.bits is None]
+    how = (
+        "codes that compensate each other's error on tokens that the model itself sampled (GPTQ)"
+        if plan.measured
+        else "rounded to nearest"
+    )
+    text = (
+        f"Weights of the decoder layers: {plan.bits:.2f} bits each, scales and zero points "
+        f"included, {how}; {len(eight)} of {len(plan.rows)} matrices have 8 bits"
+    )
+    text += f", {len(kept)} stay in float." if kept else "."
+    return f"{text} `quantization.json` lists every matrix."
+
+
 def quantization(facts: Facts) -> str:
     """Return a sentence on how the decoder is quantized."""
     if not facts.quantized:
         return f"Weights as in the checkpoint, in {facts.options.text_precision}."
-    kind = "symmetric" if facts.options.symmetric else "asymmetric"
-    layers = f"4 bits in blocks of {facts.options.block_size}"
     head = f"{facts.options.head_bits} bits in blocks of {facts.head_block}"
-    result = f"Round to nearest, {kind}: decoder layers in {layers}, the head in {head}."
+    result = f"The head has {head}."
+    if facts.plan is not None:
+        result = f"{layers(facts.plan)} {result}"
     if facts.experts and not facts.quantized_experts:
         result += f" Experts: {facts.text_dtype.itemsize * 8} bits."
     return result

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from surgery.rewrite.weights import RowTensor, Source, Stored
+from surgery.package.finite import check_array, check_rows, unquantizable
+from surgery.rewrite.weights import Array, RowTensor, Source, Stored
 
 THRESHOLD = 1024
 """Initializers of at least this many bytes go to the data file. Smaller ones stay in the graph."""
@@ -47,19 +48,26 @@ class Place:
 
 @dataclass
 class Job:
-    """A source that computes one or more arrays, and the place of each array by its index."""
+    """One source, the weight that it makes, and the places of its arrays."""
 
     source: Source
+    name: str
+    strict: bool
     places: dict[int, Place] = field(default_factory=dict)
 
 
 @dataclass
 class Layout:
-    """The places of all tensors of a package, fixed before anything is written."""
+    """The places of all tensors of a package, decided before anything is written.
+
+    `strict` tells whether numbers that are not finite in the input are refused too; see
+    `surgery.package.finite.check_rows`.
+    """
 
     sizes: dict[str, int] = field(default_factory=dict)
     jobs: dict[Source, Job] = field(default_factory=dict)
     arrays: list[tuple[Place, ir.TensorProtocol]] = field(default_factory=list)
+    strict: bool = False
 
     def take(self, file: str, nbytes: int) -> Place:
         """Reserve aligned space at the end of a file."""
@@ -74,7 +82,9 @@ class Layout:
             place = self.take(file, tensor.nbytes)
             self.arrays.append((place, tensor))
             return place
-        job = self.jobs.setdefault(tensor.source, Job(tensor.source))
+        job = self.jobs.setdefault(
+            tensor.source, Job(tensor.source, weight_name(tensor), self.strict)
+        )
         if tensor.part not in job.places:
             job.places[tensor.part] = self.take(file, tensor.nbytes)
         return job.places[tensor.part]
@@ -85,6 +95,7 @@ def write_graphs(
     folder: Path,
     threads: int | None = None,
     report: Callable[[int, int], None] = lambda done, total: None,
+    strict: bool = False,
 ) -> Layout:
     """Write graphs and their data files.
 
@@ -93,15 +104,20 @@ def write_graphs(
             that several graphs share is in the data file of the first. Afterwards, the
             initializers of the models point to the written files.
         folder: an existing directory.
-        threads: number of threads. By default, the number of cores. It does not affect the files.
-        report: called with the number of bytes written so far and in total.
+        threads: workers; all cores by default. The bytes do not depend on it.
+        report: called with bytes done and in all.
+        strict: refuse numbers that are not finite in the input too. Those that this program would
+            make, such as a weight beyond float16, are always refused.
 
     Returns:
-        The place of each tensor and the size of each data file.
+        What was written where.
+
+    Raises:
+        PackageError: a weight is not finite; the message names it.
     """
-    layout = Layout()
+    layout = Layout(strict=strict)
     for name, model in graphs.items():
-        for value in external(model):
+        for value in external(model, strict):
             tensor = value.const_value
             assert tensor is not None
             place = layout.place(row_tensor(tensor), f"{name}.data")
@@ -120,17 +136,32 @@ def write_graphs(
     return layout
 
 
-def external(model: ir.Model) -> Iterator[ir.Value]:
-    """Yield the initializers that go to a data file, and load the smaller ones into the graph."""
+def weight_name(tensor: ir.TensorProtocol) -> str:
+    """The name of the weight that an initializer belongs to."""
+    return (tensor.name or "a weight").removesuffix(".packed").removesuffix(".scales")
+
+
+def external(model: ir.Model, strict: bool = False) -> Iterator[ir.Value]:
+    """Initializers that go to a data file."""
     for graph in model.graphs():
         for value in graph.initializers.values():
             tensor = value.const_value
             if tensor is not None and tensor.nbytes >= THRESHOLD:
                 yield value
             elif isinstance(tensor, RowTensor | ir.ExternalTensor):
+                check_small(tensor, strict)
                 value.const_value = ir.Tensor(
                     np.array(tensor.numpy()), dtype=tensor.dtype, name=value.name
                 )
+
+
+def check_small(tensor: RowTensor | ir.ExternalTensor, strict: bool) -> None:
+    """Check a weight that stays inside its graph."""
+    row = row_tensor(tensor)
+    assert isinstance(row, RowTensor)
+    job = Job(row.source, weight_name(tensor), strict)
+    rows = job.source.parts[0][1]
+    read_checked(job, 0, rows[0] if rows else 1)
 
 
 def row_tensor(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
@@ -186,6 +217,8 @@ def reserve(descriptor: int, size: int) -> None:
 def tasks(layout: Layout, files: Mapping[str, int]) -> Iterator[Callable[[], int]]:
     """Yield tasks that each write a part and return the number of bytes."""
     for place, tensor in layout.arrays:
+        if layout.strict:
+            check_array(tensor.name or "a constant", tensor)
         yield lambda place=place, tensor=tensor: write_at(  # type: ignore[misc]
             files[place.file], place.offset, np.frombuffer(tensor.tobytes(), np.uint8)
         )
@@ -210,10 +243,26 @@ def input_shape(source: Any) -> tuple[int, ...]:
     return shape
 
 
+def read_checked(job: Job, start: int, stop: int) -> tuple[Array, ...]:
+    """Rows of every array of a source, all of them finite.
+
+    Raises:
+        PackageError: they are not; the message names the weight.
+    """
+    try:
+        with np.errstate(over="ignore"):  # what overflows is refused below
+            arrays = job.source.read(start, stop)
+    except ValueError as e:
+        raise unquantizable(job.name, job.source, e) from e
+    for part, rows in enumerate(arrays):
+        check_rows(job.name, job.source, part, rows, job.strict)
+    return arrays
+
+
 def write_piece(job: Job, start: int, stop: int, files: Mapping[str, int]) -> int:
     """Compute some rows of a source, write them for each of its arrays, and return the bytes."""
     written = 0
-    for part, rows in enumerate(job.source.read(start, stop)):
+    for part, rows in enumerate(read_checked(job, start, stop)):
         place = job.places.get(part)
         if place is not None:
             shape = job.source.parts[part][1]

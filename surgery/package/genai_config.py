@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from surgery.base.errors import PackageError
+from surgery.base.files import Fields, is_integer
+from surgery.base.tokens import misnamed
 from surgery.engine.facts import Facts
 
 DECODER = "model.onnx"
@@ -39,8 +41,10 @@ that would save 5% of the time), constant folding does not store weights convert
 there is no arena for activations.
 """
 
-SAMPLING = ("do_sample", "temperature", "top_k", "top_p", "repetition_penalty")
-"""Settings copied from generation_config.json."""
+LARGEST_TEMPERATURE = 1000.0
+LARGEST_PENALTY = 100.0
+LONGEST_ENDS = 64
+"""Most tokens that end an answer."""
 
 
 def filenames(facts: Facts) -> dict[str, str]:
@@ -81,7 +85,7 @@ def genai_config(facts: Facts) -> dict[str, Any]:
         "top_k": 50,
         "top_p": 1.0,
     }
-    search |= {k: facts.generation[k] for k in SAMPLING if facts.generation.get(k) is not None}
+    search |= sampling(facts)
     config = facts.config
     return {
         "model": {
@@ -89,7 +93,7 @@ def genai_config(facts: Facts) -> dict[str, Any]:
             "vocab_size": int(facts.text["vocab_size"]),
             "context_length": length,
             "bos_token_id": first(facts, "bos_token_id", ends[0]),
-            "pad_token_id": first(facts, "pad_token_id", ends[-1]),
+            "pad_token_id": padding(facts)[0],
             "eos_token_id": ends,
             "image_token_id": int(config["image_token_id"]),
             "video_token_id": int(config["video_token_id"]),
@@ -137,24 +141,82 @@ def genai_config(facts: Facts) -> dict[str, Any]:
     }
 
 
-def end_tokens(facts: Facts) -> list[int]:
-    """Return the ids of the tokens that end an answer.
+def sampling(facts: Facts) -> dict[str, Any]:
+    """How the next token is chosen, as generation_config.json has it.
 
     Raises:
-        PackageError: the checkpoint names none.
+        PackageError: a value of another type, or out of range.
     """
-    found = facts.generation.get("eos_token_id", facts.text.get("eos_token_id"))
-    if found is None:
-        raise PackageError(
-            f"{facts.checkpoint}: neither generation_config.json nor config.json has an "
-            f"eos_token_id."
+    given, size = facts.generation, int(facts.text["vocab_size"])
+    found: dict[str, Any] = {}
+    if "do_sample" in given:
+        found["do_sample"] = given.flag("do_sample")
+    if "temperature" in given:
+        found["temperature"] = given.number("temperature", 0, LARGEST_TEMPERATURE)
+    if "top_k" in given:  # transformers takes all tokens where there are fewer
+        found["top_k"] = min(given.integer("top_k", 0, (1 << 31) - 1), size)
+    if "top_p" in given:
+        found["top_p"] = given.number("top_p", 0, 1)
+    if "repetition_penalty" in given:
+        found["repetition_penalty"] = given.number("repetition_penalty", 0, LARGEST_PENALTY)
+    return {key: found[key] for key in found if key in given}
+
+
+def end_tokens(facts: Facts) -> list[int]:
+    """Tokens that end an answer.
+
+    Raises:
+        PackageError: there is none, or one outside the embedding table.
+    """
+    last = int(facts.text["vocab_size"]) - 1
+    if "eos_token_id" in facts.generation:
+        return facts.generation.integers("eos_token_id", 0, last, LONGEST_ENDS)
+    text = Fields(facts.checkpoint / "config.json", facts.text, PackageError, "text_config.")
+    return text.integers("eos_token_id", 0, last, LONGEST_ENDS)
+
+
+def padding(facts: Facts) -> tuple[int, str]:
+    """The padding token, and a line about it if no configuration names one that prompts lack.
+
+    The runtime masks this token wherever it stands in a prompt.
+
+    Raises:
+        PackageError: every token that could be taken occurs in prompts.
+    """
+    wanted = [
+        (file, int(part["pad_token_id"]))
+        for file, part in (
+            ("generation_config.json", facts.generation.values),
+            ("config.json", facts.text),
+            ("config.json", facts.config),
         )
-    return [int(t) for t in found] if isinstance(found, list) else [int(found)]
+        if is_integer(part.get("pad_token_id"))
+    ]
+    try:
+        return facts.tokens.padding(wanted, int(facts.text["vocab_size"]))
+    except ValueError as e:
+        raise PackageError(f"{facts.checkpoint / 'tokenizer.json'}: {e}.") from e
+
+
+def check_tokens(facts: Facts) -> None:
+    """Refuse ids of pictures and of ends that are not the tokenizer's.
+
+    Raises:
+        PackageError: the message names each.
+    """
+    wrong = list(misnamed(facts.config, facts.tokens))
+    wrong += [
+        f"eos_token_id {token} is no token of the tokenizer"
+        for token in end_tokens(facts)
+        if token not in facts.tokens
+    ]
+    if wrong:
+        raise PackageError(f"{facts.checkpoint}: {'; '.join(wrong)}.")
 
 
 def first(facts: Facts, name: str, default: int) -> int:
-    """Return a token id from the first configuration that has it."""
-    for part in (facts.generation, facts.text, facts.config):
-        if isinstance(part.get(name), int):
+    """A token id from the first configuration that has it."""
+    for part in (facts.generation.values, facts.text, facts.config):
+        if is_integer(part.get(name)):
             return int(part[name])
     return default

@@ -11,6 +11,7 @@ import jinja2
 import onnx_ir as ir
 
 from surgery.base.errors import PackageError
+from surgery.base.files import MANIFEST_BYTES, read_json
 from surgery.engine import loading
 from surgery.engine.selection import passes
 from surgery.show import step_page as picture
@@ -48,9 +49,10 @@ def report(folder: Path) -> Path:
         PackageError: the directory holds no complete dump.
     """
     try:
-        run = json.loads((folder / RUN).read_text(encoding="utf-8"))
+        run = read_json(folder / RUN, PackageError, broken="no dump of a run", limit=MANIFEST_BYTES)
         graphs = [read_graph(folder, name, stages) for name, stages in run["graphs"].items()]
-    except (FileNotFoundError, KeyError, json.JSONDecodeError) as e:
+        heading = title(run), subtitle(run)
+    except (PackageError, OSError, LookupError, TypeError, AttributeError, ValueError) as e:
         raise PackageError(
             f"{folder}: holds no dump of a run ({RUN} is missing or incomplete). "
             f"Run python -m surgery --dump {folder} first."
@@ -62,8 +64,8 @@ def report(folder: Path) -> Path:
         undefined=jinja2.StrictUndefined,
     )
     page = {
-        "title": title(run),
-        "subtitle": subtitle(run),
+        "title": heading[0],
+        "subtitle": heading[1],
         "graphs": [graph for graph, _ in graphs],
         "first": graphs[-1][0]["home"],
         "index": script_safe([entry for _, entries in graphs for entry in entries]),

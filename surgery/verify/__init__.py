@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from surgery.base.errors import UserError, first_line
 from surgery.verify.configs import check_configs
 from surgery.verify.files import check_files
 from surgery.verify.finding import Finding
@@ -71,5 +72,15 @@ def verify_package(
         if any(f.problem for found in findings.values() for f in found):
             skipped.append(name)
         else:
-            findings[name] = list(group(package))
+            findings[name] = list(guarded(name, group, package))
     return Report(findings, skipped)
+
+
+def guarded(name: str, group: Group, package: Opened) -> Iterator[Finding]:
+    """The findings of a group; what it cannot cope with in a package is one more."""
+    try:
+        yield from group(package)
+    except UserError:
+        raise
+    except Exception as e:  # a graph or a file of a kind that nobody thought of
+        yield Finding(name, problem=f"cannot be checked: {type(e).__name__}: {first_line(e)}")

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 
+from surgery.base.errors import PackageError
+from surgery.base.files import MANIFEST_BYTES, read_json
+from surgery.base.tokens import PICTURE_TOKENS, TEMPLATE, Tokens, misnamed
 from surgery.verify.finding import Finding, same
 from surgery.verify.opened import PARTS, Opened, port
 
 TRANSFORMS = ("DecodeImage", "Resize", "Rescale", "Normalize", "PatchImage")
 """Steps that the picture processor must have, in this order."""
-
-SPECIAL = {
-    "image_token_id": "<|image_pad|>",
-    "video_token_id": "<|video_pad|>",
-    "vision_start_token_id": "<|vision_start|>",
-}
 
 
 def check_configs(package: Opened) -> Iterator[Finding]:
@@ -149,23 +146,36 @@ def check_tokens(package: Opened) -> Iterator[Finding]:
     model, vocab = package.model, int(package.model["vocab_size"])
     ends = model["eos_token_id"]
     ids = {f"eos_token_id {e}": e for e in (ends if isinstance(ends, list) else [ends])}
-    ids |= {name: model[name] for name in ("bos_token_id", "pad_token_id", *SPECIAL)}
+    ids |= {name: model[name] for name in ("bos_token_id", "pad_token_id", *PICTURE_TOKENS)}
     outside = [f"{name} is {i}" for name, i in ids.items() if not 0 <= int(i) < vocab]
     note = f"{len(ids)} in the vocabulary of {vocab}"
     fault = f"{', '.join(outside)}: outside the vocabulary of {vocab}" if outside else ""
     yield Finding("token ids", note, fault)
     try:
-        text = (package.folder / "tokenizer.json").read_text(encoding="utf-8")
-        added = {t["content"]: t["id"] for t in json.loads(text)["added_tokens"]}
-    except (ValueError, KeyError, TypeError) as e:
-        yield Finding("tokenizer.json", problem=f"cannot be read: {type(e).__name__} {e}")
+        tokens = Tokens.read(package.folder, PackageError)
+    except PackageError as e:
+        file, _, problem = str(e).partition(": ")
+        yield Finding(Path(file).name, problem=f"cannot be read: {problem}")
         return
-    wrong = [
-        f"{name} is {model[name]}, but the tokenizer has {added.get(token)} for {token}"
-        for name, token in SPECIAL.items()
-        if model[name] != added.get(token)
-    ]
-    yield Finding("picture tokens", "as in the tokenizer", "; ".join(wrong))
+    wrong = "; ".join(misnamed(model, tokens))
+    yield Finding("picture tokens", "as in the tokenizer", wrong)
+    pad = int(model["pad_token_id"])
+    held = tokens.emitted().get(pad)
+    fault = f"is {pad}, {held}, which prompts hold and the runtime would mask" if held else ""
+    yield Finding("pad_token_id", f"{pad} ({tokens.name(pad)}), in no prompt", fault)
+    yield check_template(package.folder, tokens)
+
+
+def check_template(folder: Path, tokens: Tokens) -> Finding:
+    """There is one chat template."""
+    what = "chat template"
+    if not (tokens.template or "").strip():
+        return Finding(what, problem="is missing or empty: prompts cannot be written")
+    config = read_json(folder / "tokenizer_config.json", PackageError, limit=MANIFEST_BYTES)
+    if config.get("chat_template", tokens.template) != tokens.template:
+        fault = f"{TEMPLATE} and tokenizer_config.json differ: transformers takes the first, the "
+        return Finding(what, problem=f"{fault}runtime the second")
+    return Finding(what, f"{len(tokens.template or ''):,} characters")
 
 
 def check_processor(package: Opened) -> Iterator[Finding]:

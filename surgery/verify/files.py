@@ -8,6 +8,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from surgery.answer.trusted import check_config, check_processor
 from surgery.base.errors import PackageError
 from surgery.verify.finding import Finding
 from surgery.verify.opened import PARTS, Opened
@@ -17,6 +18,11 @@ TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 
 def check_files(package: Opened) -> Iterator[Finding]:
     """Check the configurations, the tokenizer, the graphs and the data files."""
+    try:
+        check_config(package.folder, package.config)
+    except PackageError as e:
+        yield fault(package.folder / "genai_config.json", e)
+        return
     try:
         names = [package.model["vision"]["config_filename"], *TOKENIZER]
         for part in PARTS:
@@ -29,13 +35,25 @@ def check_files(package: Opened) -> Iterator[Finding]:
         for name in missing:
             yield Finding(name, problem="is missing")
         return
+    processor = package.folder / names[0]
     try:
-        assert package.graphs and package.processor
+        check_processor(processor, package.processor)
     except PackageError as e:
-        yield Finding(Path(str(e).split(": ")[0]).name, problem=str(e))
+        yield fault(processor, e)
         return
-    yield Finding("named files", f"all {len(names)} exist")
+    for part in PARTS:
+        try:
+            package.load(part)
+        except PackageError as e:
+            yield fault(package.path(part), e)
+            return
+    yield Finding("named files", f"{len(names)} are there")
     yield from check_data(package)
+
+
+def fault(file: Path, error: PackageError) -> Finding:
+    """The finding for a file that is not what it must be."""
+    return Finding(file.name, problem=str(error).removeprefix(f"{file}: "))
 
 
 def check_data(package: Opened) -> Iterator[Finding]:

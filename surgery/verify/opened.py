@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 
-from surgery.answer.runtime import read_package
+from surgery.answer.trusted import read_package
+from surgery.base.errors import PackageError
+from surgery.base.files import Fields
 from surgery.engine import loading
 
 PARTS = ("vision", "embedding", "decoder")
@@ -38,9 +40,29 @@ class Opened:
         return read_package(self.folder, self.model["vision"]["config_filename"])
 
     @cached_property
+    def calibrated(self) -> frozenset[str]:
+        """Names of the weights whose 4-bit codes a calibration chose, by quantization.json."""
+        if not (self.folder / "quantization.json").is_file():
+            return frozenset()
+        plan = Fields.read(self.folder / "quantization.json", PackageError)
+        if not plan.flag("measured"):
+            return frozenset()
+        rows = plan.objects("weights", 1 << 20)
+        return frozenset(row.text("name") for row in rows if row.values.get("bits") == 4)
+
+    @cached_property
     def graphs(self) -> dict[str, ir.Model]:
-        """The three graphs by name."""
-        return {part: loading.load(self.path(part)) for part in PARTS}
+        """The three graphs by part."""
+        return {part: self.load(part) for part in PARTS}
+
+    @cache  # noqa: B019 - a package lives as long as the check of it
+    def load(self, part: str) -> ir.Model:
+        """The graph of a part.
+
+        Raises:
+            PackageError: no such file, or no ONNX graph in it.
+        """
+        return loading.load(self.path(part))
 
     def path(self, part: str) -> Path:
         """Return the file of a graph."""

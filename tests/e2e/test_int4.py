@@ -12,8 +12,8 @@ from export_min import open_checkpoint
 from export_min.reference import Reference
 from surgery.answer.runtime import Runtime
 from surgery.package.genai_config import DECODER
-from surgery.verify.logits import HEAD, PACKED, TABLE, unpacked
 from surgery.verify.opened import Opened
+from surgery.verify.rounding import HEAD, PACKED, TABLE, unpacked
 from surgery.verify.runtime import QUESTION, sample
 
 INT8_ACTIVATIONS = 5e-2
