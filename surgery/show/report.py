@@ -36,7 +36,7 @@ class LoadedStep:
         """Read a step from the folder of its graph."""
         stem = data["stem"]
         text = (folder / f"{stem}.txt").read_text(encoding="utf-8")
-        return cls(data, loading.load(folder / f"{stem}.onnx"), text)
+        return cls(data, loading.load(folder / f"{stem}.onnx", folder), text)
 
 
 def report(folder: Path) -> Path:
