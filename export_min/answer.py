@@ -12,6 +12,8 @@ The first reply tells that the checkpoint is loaded: `{"checkpoint": source}`. T
     {"ask": "generate", "question": text, "pictures": [path, ...],
      "steps": most tokens, "stop": whether an end token ends the answer, "logits": path}
         {"tokens": [...], "text": text}    a greedy answer; writes float32 [tokens, V] to "logits"
+    {"ask": "weight", "name": parameter, "weight": path}
+        {}                                 writes float32 numbers of the parameter to "weight"
     {"ask": "replace", "name": parameter, "weight": path}
         {}                                 the answers that follow compute with this weight
 
@@ -143,6 +145,16 @@ def generate(
     return {"tokens": answer.tokens, "text": reference.text(answer.tokens)}
 
 
+def weight(reference: Reference, name: str, weight: str) -> Fields:
+    """The numbers of a parameter go to a file."""
+    numbers = reference.weight(name)
+    try:
+        np.save(weight, numbers)
+    except OSError as e:
+        raise OutputError(f"{weight}: cannot be written: {e.strerror or e}.") from e
+    return {}
+
+
 def replace(reference: Reference, name: str, weight: str) -> Fields:
     """Compute with another weight from now on."""
     try:
@@ -165,6 +177,7 @@ ASKS: dict[str, tuple[Callable[..., Fields], dict[str, type]]] = {
         generate,
         {"question": str, "pictures": list, "steps": int, "stop": bool, "logits": str},
     ),
+    "weight": (weight, {"name": str, "weight": str}),
     "replace": (replace, {"name": str, "weight": str}),
 }
 """What can be asked, and the fields that a request needs."""

@@ -1,7 +1,8 @@
-"""Graphs traced in a process of their own, while this one traces the rest.
+"""Trace some of the graphs in a second process while this process traces the others.
 
-Tracing is Python on one core, and the graphs know nothing of each other. A subprocess, not
-multiprocessing, so that a script or notebook that calls `export` is not run a second time.
+Tracing is Python code that uses one core, and the graphs are independent of each other. The second
+process is a subprocess: multiprocessing could run the script or notebook that calls `export` a
+second time.
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ from pathlib import Path
 from export_min.checkpoint import Checkpoint
 
 UNWRITTEN = 3
-"""Exit code where the disk was the fault; the last line of standard error says which."""
+"""Exit code for an `OSError`. The last line of standard error is its errno and text as JSON."""
 
 
 @contextlib.contextmanager
 def meanwhile(source: Checkpoint, stage: Path, names: Sequence[str]) -> Iterator[None]:
-    """Trace the graphs `names` into `stage` while the block runs; both are done when it ends.
+    """Trace the graphs `names` into `stage` while the block runs, and wait for them at its end.
 
     Raises:
         OSError: the other process could not write.
-        RuntimeError: it failed where this one did not.
+        RuntimeError: the other process failed for another reason.
     """
     command = [sys.executable, "-m", "export_min.aside", str(source.path), str(stage), *names]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -43,7 +44,7 @@ def meanwhile(source: Checkpoint, stage: Path, names: Sequence[str]) -> Iterator
 
 
 def main(path: str, stage: str, *names: str) -> int:
-    """Trace and write; returns the exit code."""
+    """Trace the graphs `names` of the checkpoint at `path` into `stage`; return the exit code."""
     from export_min import write_graphs
 
     try:

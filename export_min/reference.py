@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import queue
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +17,11 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from export_min import families
 from export_min.checkpoint import Checkpoint
 from export_min.trace import checked_weights, load_config, quiet
-from surgery.base.errors import CheckpointError, UserError
+from surgery.base.errors import CheckpointError, UserError, first_line
 from surgery.base.prompts import IMAGE_PAD, turn
+
+TEMPLATE_SECONDS = 20.0
+"""Time for a chat template to write one conversation; real ones take milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +45,12 @@ class Reference:
         checkpoint.check_tokenizer()
         self.source = checkpoint.source
         family = families.load(checkpoint.model_type)
-        checked_weights(checkpoint, family, load_config(checkpoint, family))
+        config = load_config(checkpoint, family)
+        checked_weights(checkpoint, family, config)
         with quiet():
-            self.model = family.model.from_pretrained(checkpoint.path, dtype=torch.float32).eval()
+            self.model = family.model.from_pretrained(
+                checkpoint.path, config=config, dtype=torch.float32, use_safetensors=True
+            ).eval()
             self.tokenizer = AutoTokenizer.from_pretrained(checkpoint.path)
             self.images = Qwen2VLImageProcessorPil.from_pretrained(checkpoint.path)
         self.config = self.model.config
@@ -56,12 +64,32 @@ class Reference:
 
         Raises:
             UserError: the text itself holds a mark of a picture.
+            CheckpointError: the template fails, or does not come to an end.
         """
         message = [{"role": "user", "content": turn(text, pictures)}]
-        result: str = self.tokenizer.apply_chat_template(
-            message, tokenize=False, add_generation_prompt=True
-        )
-        return result
+        done: queue.SimpleQueue[str | Exception] = queue.SimpleQueue()
+
+        def render() -> None:  # jinja's sandbox, which transformers uses, does not bound loops
+            try:
+                done.put(
+                    self.tokenizer.apply_chat_template(
+                        message, tokenize=False, add_generation_prompt=True
+                    )
+                )
+            except Exception as e:  # whatever a template raises
+                done.put(e)
+
+        threading.Thread(target=render, daemon=True).start()
+        try:
+            found = done.get(timeout=TEMPLATE_SECONDS)
+        except queue.Empty:
+            raise CheckpointError(
+                f"{self.source}: chat template: not done after {TEMPLATE_SECONDS:g} s. "
+                f"Does it loop?"
+            ) from None
+        if isinstance(found, Exception):
+            raise CheckpointError(f"{self.source}: chat template: {first_line(found)}") from found
+        return found
 
     def inputs(self, prompt: str, images: Sequence[Image.Image] = ()) -> dict[str, torch.Tensor]:
         """What the model takes for a prompt that marks the place of each picture, in order.
@@ -113,6 +141,21 @@ class Reference:
         tokens = out.sequences[0, inputs["input_ids"].shape[1] :].tolist()
         logits = torch.cat([row.float() for row in out.logits]).numpy()
         return Answer(tokens, logits)
+
+    def weight(self, name: str) -> np.ndarray:
+        """A parameter in float32, by name.
+
+        Raises:
+            CheckpointError: the model has no such parameter.
+        """
+        own = dict(self.model.named_parameters(remove_duplicate=False))
+        if name not in own:
+            raise CheckpointError(
+                f"{self.source}: has no weight {name}. Is it the checkpoint that the package was "
+                f"made from?"
+            )
+        found: np.ndarray = own[name].detach().float().numpy()
+        return found
 
     def replace(self, weights: Iterable[tuple[str, np.ndarray]]) -> None:
         """Compute with other weights, by parameter name; a tied head gets one of its own.

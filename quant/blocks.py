@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 __all__ = ["BlockFormat", "Blocks", "dequantize", "pack", "unpack"]
 
+BITS = (2, 4, 8)
 SCALE_DTYPES = (np.dtype(np.float32), np.dtype(np.float16))
 
 
@@ -33,7 +34,7 @@ class BlockFormat:
     """How a matrix is cut into blocks.
 
     Attributes:
-        bits: bits of a code, 4 or 8.
+        bits: bits of a code, 2, 4 or 8.
         block: consecutive weights of a row that share a scale, a power of two in 16..256.
         symmetric: True for the implied zero point `2**(bits-1)`, False for one a block.
 
@@ -47,8 +48,8 @@ class BlockFormat:
 
     def __post_init__(self) -> None:
         """Refuse what `MatMulNBits` does not take."""
-        if self.bits not in (4, 8):
-            raise ValueError(f"BlockFormat: bits is {self.bits}, must be 4 or 8.")
+        if self.bits not in BITS:
+            raise ValueError(f"BlockFormat: bits is {self.bits}, must be 2, 4 or 8.")
         if self.block not in (16, 32, 64, 128, 256):
             raise ValueError(
                 f"BlockFormat: block is {self.block}, must be a power of two from 16 to 256."
@@ -56,12 +57,12 @@ class BlockFormat:
 
     @property
     def max_code(self) -> int:
-        """The largest code: 15 or 255."""
+        """The largest code: 3, 15 or 255."""
         return (1 << self.bits) - 1
 
     @property
     def middle(self) -> int:
-        """The zero point of a symmetric block: 8 or 128."""
+        """The zero point of a symmetric block: 2, 8 or 128."""
         return 1 << (self.bits - 1)
 
     @property
@@ -163,13 +164,14 @@ class Blocks:
 
 
 def pack(codes: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint8]:
-    """Pack codes along the last axis, low-order bits first: `byte = c[0] | c[1] << 4`.
+    """Pack codes along the last axis, low-order bits first.
 
-    An odd number of 4-bit codes leaves the last high nibble 0. `unpack` is the inverse.
+    4 bits: `byte = c[0] | c[1] << 4`; 2 bits: `byte = c[0] | c[1] << 2 | c[2] << 4 | c[3] << 6`.
+    Where the last byte is not full, its high bits are 0. `unpack` is the inverse.
 
     Args:
         codes: uint8 [..., L] with values below `2**bits`.
-        bits: 4 or 8; 8 returns a copy.
+        bits: 2, 4 or 8; 8 returns a copy.
 
     Returns:
         uint8 [..., ceil(L*bits/8)].
@@ -177,16 +179,17 @@ def pack(codes: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint8]:
     Raises:
         ValueError: for another dtype, another number of bits or a code that needs more bits.
     """
-    if codes.dtype != np.uint8 or bits not in (4, 8):
-        raise ValueError(f"pack: {bits} bits of {codes.dtype}, must be 4 or 8 bits of uint8.")
+    if codes.dtype != np.uint8 or bits not in BITS:
+        raise ValueError(f"pack: {bits} bits of {codes.dtype}, must be 2, 4 or 8 bits of uint8.")
     if bits == 8:
         return codes.copy()
-    if codes.size and codes.max() > 15:
-        raise ValueError(f"pack: code {codes.max()} does not fit in 4 bits.")
-    length = codes.shape[-1]
-    packed = np.zeros((*codes.shape[:-1], (length + 1) // 2), np.uint8)
-    packed |= codes[..., 0::2]
-    packed[..., : length // 2] |= codes[..., 1::2] << 4
+    if codes.size and codes.max() >> bits:
+        raise ValueError(f"pack: code {codes.max()} does not fit in {bits} bits.")
+    length, each = codes.shape[-1], 8 // bits
+    packed = np.zeros((*codes.shape[:-1], -(-length // each)), np.uint8)
+    for lane in range(each):
+        part = codes[..., lane::each]
+        packed[..., : part.shape[-1]] |= part << (bits * lane)
     return packed
 
 
@@ -195,7 +198,7 @@ def unpack(packed: npt.NDArray[np.uint8], bits: int, count: int) -> npt.NDArray[
 
     Args:
         packed: uint8 [..., P].
-        bits: 4 or 8.
+        bits: 2, 4 or 8.
         count: codes a row, at most `P*8/bits`.
 
     Returns:
@@ -204,16 +207,18 @@ def unpack(packed: npt.NDArray[np.uint8], bits: int, count: int) -> npt.NDArray[
     Raises:
         ValueError: for another dtype, another number of bits or a count beyond the bytes.
     """
-    if packed.dtype != np.uint8 or bits not in (4, 8):
-        raise ValueError(f"unpack: {bits} bits of {packed.dtype}, must be 4 or 8 bits of uint8.")
-    available = packed.shape[-1] * 8 // bits
+    if packed.dtype != np.uint8 or bits not in BITS:
+        raise ValueError(f"unpack: {bits} bits of {packed.dtype}, must be 2, 4 or 8 bits of uint8.")
+    each = 8 // bits
+    available = packed.shape[-1] * each
     if count > available:
         raise ValueError(f"unpack: {count} codes wanted, the bytes hold {available}.")
     if bits == 8:
         return packed[..., :count].copy()
     codes = np.empty((*packed.shape[:-1], available), np.uint8)
-    codes[..., 0::2] = packed & 15
-    codes[..., 1::2] = packed >> 4
+    for lane in range(each):
+        np.right_shift(packed, bits * lane, out=codes[..., lane::each])
+    codes &= (1 << bits) - 1
     return codes[..., :count]
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from quant.blocks import Blocks, dequantize
 
-__all__ = ["WeightError", "weight_error"]
+__all__ = ["OutputError", "WeightError", "output_error", "weight_error"]
 
 # Weights compared at a time: bounds the memory to a few MB.
 _PIECE = 1 << 18
@@ -70,5 +70,66 @@ def weight_error(weight: npt.NDArray[Any], blocks: Blocks) -> WeightError:
             float(np.einsum("nk,nk->", error, error, dtype=np.float64)),
             float(np.einsum("nk,nk->", original, original, dtype=np.float64)),
             float(np.abs(error).max()),
+        )
+    return total
+
+
+@dataclass(frozen=True)
+class OutputError:
+    """Error of a linear layer's output; `a + b` is that of the rows of both.
+
+    Attributes:
+        squared_error: trace(E @ H @ E.T), the mean squared length of the output's error.
+        squared_norm: trace(W @ H @ W.T), that of the output itself.
+    """
+
+    squared_error: float = 0.0
+    squared_norm: float = 0.0
+
+    def __add__(self, other: OutputError) -> OutputError:
+        """The error over the rows of both."""
+        return OutputError(
+            self.squared_error + other.squared_error, self.squared_norm + other.squared_norm
+        )
+
+    @property
+    def relative(self) -> float:
+        """Square root of error over norm; 0 for an exact output of zeros."""
+        if self.squared_error == 0.0:
+            return 0.0
+        return math.sqrt(self.squared_error / self.squared_norm) if self.squared_norm else math.inf
+
+
+def output_error(
+    weight: npt.NDArray[Any], blocks: Blocks, hessian: npt.NDArray[Any]
+) -> OutputError:
+    """Compare what a matrix and its blocks make of the inputs that a Hessian sums up.
+
+    Products are float32, sums over them float64.
+
+    Args:
+        weight: float [N, K], any dtype that converts to float32.
+        blocks: its quantized form.
+        hessian: float32 or float64 [K, K], x.T @ x / T as `Hessian.matrix` gives it.
+
+    Raises:
+        ValueError: when shapes differ.
+    """
+    k = blocks.k
+    if weight.shape != (blocks.n, k) or hessian.shape != (k, k):
+        raise ValueError(
+            f"output_error: weight {weight.shape}, blocks {(blocks.n, k)} and Hessian "
+            f"{hessian.shape} differ."
+        )
+    h = hessian.astype(np.float32, copy=False)
+    total = OutputError()
+    step = max(1, 16 * _PIECE // k)
+    for start in range(0, blocks.n, step):
+        original = weight[start : start + step].astype(np.float32)
+        error = original - dequantize(blocks.rows(start, start + step))
+        # Rounding can leave a vanishing form a little below zero.
+        total += OutputError(
+            max(0.0, float(np.einsum("nk,nk->", error @ h, error, dtype=np.float64))),
+            max(0.0, float(np.einsum("nk,nk->", original @ h, original, dtype=np.float64))),
         )
     return total

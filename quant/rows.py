@@ -14,9 +14,6 @@ they are stored.
 All of it is ufuncs with `out=` on memory that a thread keeps: they release the GIL, so threads
 scale, and hardly anything is allocated but the result. No operation depends on where a piece
 begins, so the bytes are the same for every piece size and every number of threads.
-
-A scale found by search instead of from the extremes would replace `_find_scales`, here and in
-the definition; storing codes needs only scale, reciprocal and zero.
 """
 
 from __future__ import annotations
@@ -293,6 +290,19 @@ def _store_codes(piece: _Piece, format: BlockFormat, packed: npt.NDArray[np.uint
         np.copyto(
             packed.reshape(-1).view(np.uint32).reshape(blocks, quads), codes.view(np.uint32).T
         )
+        return
+    if format.bits == 2:
+        # A quad is the 32-bit number c0 | c1 << 8 | c2 << 16 | c3 << 24; its byte is
+        # c0 | c1 << 2 | c2 << 4 | c3 << 6. No code reaches the low byte of a shift but its own.
+        quad = codes.view(np.uint32)
+        joined = piece.values.reshape(-1).view(np.uint32)[: quad.size].reshape(quad.shape)
+        np.right_shift(quad, 6, out=joined)
+        np.bitwise_or(joined, quad, out=joined)
+        np.right_shift(quad, 12, out=quad)
+        np.bitwise_or(joined, quad, out=joined)
+        np.right_shift(quad, 6, out=quad)
+        np.bitwise_or(joined, quad, out=joined)
+        np.copyto(packed.reshape(blocks, quads), joined.T, casting="unsafe")  # the low byte
         return
     # A pair (c0, c1) is the 16-bit number c0 | c1 << 8; its byte is c0 | c1 << 4.
     pairs = codes.view(np.uint16)

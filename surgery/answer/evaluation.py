@@ -11,7 +11,6 @@ that answer whatever it would say itself), averaged over all tokens of all answe
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -25,8 +24,11 @@ from PIL import Image
 from surgery.answer.pytorch import PyTorch
 from surgery.answer.runtime import GREEDY, Prompt, Runtime
 from surgery.base.errors import UserError
+from surgery.base.files import parse_json, read_text
 from surgery.base.pictures import open_picture
 
+QUESTIONS_BYTES = 64 << 20
+"""Largest file of questions."""
 OVERLAP = 0.5
 """Overlap from which a box counts as found."""
 
@@ -85,10 +87,7 @@ def read_questions(path: str | Path, limit: int | None = None) -> list[Question]
         UserError: no such file, or a line is not a question.
     """
     path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as e:
-        raise UserError(f"{path}: cannot be read: {getattr(e, 'strerror', None) or e}.") from e
+    lines = read_text(path, UserError, QUESTIONS_BYTES, f"{path}: no such file.").splitlines()
     questions = [parse(path, i, line) for i, line in enumerate(lines, 1) if line.strip()]
     if not questions:
         raise UserError(f"{path}: holds no question.")
@@ -100,7 +99,7 @@ def read_questions(path: str | Path, limit: int | None = None) -> list[Question]
 def parse(path: Path, number: int, line: str) -> Question:
     """One line of a questions file."""
     try:
-        found = json.loads(line)
+        found = parse_json(line)
         images = found.get("image") or []
         images = [images] if isinstance(images, str) else images
         texts = found["question"], found["answer"], found.get("kind", "question")

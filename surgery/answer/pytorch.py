@@ -149,6 +149,18 @@ class PyTorch:
         logits.unlink()
         return Answer(reply["tokens"], reply["text"], rows)
 
+    def weight(self, name: str) -> npt.NDArray[np.float32]:
+        """A parameter of the checkpoint in float32, by name.
+
+        Raises:
+            CheckpointError: the checkpoint has no such parameter.
+        """
+        path = self.folder / "weight.npy"
+        self.ask("weight", name=name, weight=str(path))
+        weight: npt.NDArray[np.float32] = np.load(path)
+        path.unlink()
+        return weight
+
     def replace(self, weights: Iterable[tuple[str, npt.NDArray[np.float32]]]) -> None:
         """Compute with other weights, by parameter name; a tied head gets one of its own.
 

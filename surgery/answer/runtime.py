@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +14,9 @@ import numpy.typing as npt
 import onnxruntime_genai as og
 from PIL import Image
 
+from surgery.answer.template import Template
+from surgery.answer.trusted import check_config, check_processor, read_package
 from surgery.base.errors import PackageError, UserError, first_line
-from surgery.base.files import read_json
 from surgery.base.pictures import Sizing, png
 from surgery.base.prompts import turn
 
@@ -41,6 +43,8 @@ class Sampling:
             raise UserError(f"temperature is {self.temperature}, must be 0 or more.")
         if self.top_k is not None and self.top_k < 1:
             raise UserError(f"top-k is {self.top_k}, must be 1 or more.")
+        if self.seed is not None and not 0 <= self.seed < 1 << 31:
+            raise UserError(f"seed is {self.seed}, must be from 0 to {(1 << 31) - 1:,}.")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise UserError(f"top-p is {self.top_p}, must be above 0 and at most 1.")
 
@@ -94,10 +98,14 @@ class Runtime:
         """
         self.folder = Path(folder)
         self.config = read_package(self.folder, "genai_config.json")
+        check_config(self.folder, self.config)
         name = self.config["model"]["vision"].get("config_filename", "processor_config.json")
-        self.sizing = Sizing.of(read_package(self.folder, name))
+        processor = read_package(self.folder, name)
+        check_processor(self.folder / name, processor)
+        self.sizing = Sizing.of(processor)
         self.context = int(self.config["model"]["context_length"])
-        try:
+        self.template = Template(self.folder)
+        with one_line(self.folder, "load it"):
             config = og.Config(str(self.folder))
             if overlay is not None:
                 config.clear_providers()
@@ -105,20 +113,14 @@ class Runtime:
             self.model = og.Model(config)
             self.tokenizer = og.Tokenizer(self.model)
             self.processor = self.model.create_multimodal_processor()
-        except RuntimeError as e:
-            raise PackageError(
-                f"{folder}: onnxruntime-genai cannot load it: {first_line(e)}"
-            ) from e
 
     def chat(self, messages: Sequence[dict[str, str]]) -> str:
-        """A conversation as the chat template writes it, ready for the next answer."""
-        try:
-            text: str = self.tokenizer.apply_chat_template(
-                json.dumps(list(messages)), add_generation_prompt=True
-            )
-        except RuntimeError as e:
-            raise PackageError(f"{self.folder}: chat template: {first_line(e)}") from e
-        return text
+        """A conversation as the chat template writes it, ready for the next answer.
+
+        Raises:
+            PackageError: the template fails, or does not come to an end.
+        """
+        return self.template.apply(messages)
 
     def ask(self, question: str, pictures: int = 0) -> str:
         """One user turn, pictures first.
@@ -134,11 +136,11 @@ class Runtime:
         Raises:
             UserError: the prompt fills the context.
         """
-        images = None
-        if pictures:
-            images = og.Images.open_bytes(*[png(self.sizing.apply(p)) for p in pictures])
-        tensors = self.processor(text, images=images)
-        ids = np.array(tensors["input_ids"].as_numpy()).reshape(-1)
+        sized = [png(self.sizing.apply(p)) for p in pictures]
+        with one_line(self.folder, "read the prompt"):
+            images = og.Images.open_bytes(*sized) if sized else None
+            tensors = self.processor(text, images=images)
+            ids = np.array(tensors["input_ids"].as_numpy()).reshape(-1)
         if len(ids) >= self.context:
             raise UserError(
                 f"the prompt has {len(ids):,} tokens, the package takes {self.context - 1:,} "
@@ -148,20 +150,26 @@ class Runtime:
 
     def generator(self, prompt: Prompt, steps: int, options: dict[str, Any]) -> Any:
         """A generator that has read a prompt, with room for `steps` more tokens."""
-        params = og.GeneratorParams(self.model)
         # The runtime allocates the whole cache for max_length at once: no more than is needed.
         length = min(prompt.length + steps, self.context)
-        params.set_search_options(max_length=length, **options)
-        generator = og.Generator(self.model, params)
-        generator.set_inputs(prompt.tensors)
-        return generator
+        vocabulary = int(self.config["model"]["vocab_size"])
+        if "top_k" in options:
+            options = {**options, "top_k": min(options["top_k"], vocabulary)}
+        with one_line(self.folder, "start an answer"):
+            params = og.GeneratorParams(self.model)
+            params.set_search_options(max_length=length, **options)
+            generator = og.Generator(self.model, params)
+            generator.set_inputs(prompt.tensors)
+            return generator
 
     def generate(self, prompt: Prompt, steps: int, options: dict[str, Any]) -> Iterator[int]:
         """Tokens of an answer, one by one, the end token included."""
         generator = self.generator(prompt, steps, options)
         while not generator.is_done():
-            generator.generate_next_token()
-            yield int(generator.get_next_tokens()[0])
+            with one_line(self.folder, "answer"):
+                generator.generate_next_token()
+                token = int(generator.get_next_tokens()[0])
+            yield token
 
     def follow(self, prompt: Prompt, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
         """Logits `[len(tokens), V]` before each token of a given answer (teacher forcing)."""
@@ -197,13 +205,12 @@ class Runtime:
         return str(self.tokenizer.decode(np.array(tokens, np.int32)))
 
 
-def read_package(folder: Path, name: str) -> dict[str, Any]:
-    """A JSON file of a package.
-
-    Raises:
-        PackageError: not there, or no JSON object.
-    """
-    if not folder.is_dir():
-        raise PackageError(f"{folder}: no such directory.")
-    missing = f"{folder}: no package here ({name} is missing)."
-    return read_json(folder / name, PackageError, missing, broken="cannot be read")
+@contextlib.contextmanager
+def one_line(folder: Path, doing: str) -> Iterator[None]:
+    """Turn whatever the runtime raises into a `PackageError` of one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as e:  # RuntimeError, and what its bindings raise for a number out of range
+        raise PackageError(f"{folder}: onnxruntime-genai cannot {doing}: {first_line(e)}") from e

@@ -1,4 +1,8 @@
-"""What every command shares: progress on the terminal, errors in one line, exit codes."""
+"""The console of every command: progress, errors in one line, and exit codes.
+
+The console is one object for the whole process. `--quiet` and `run` change its state and the signal
+handlers, so commands that run in two threads affect each other.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +26,14 @@ from rich.progress import (
 from surgery.base.errors import UserError
 
 console = Console(stderr=True, highlight=False)
-"""Progress and messages; results go to stdout."""
+"""Prints progress and messages to standard error. Results go to standard output."""
 
 
 def progress(in_bytes: bool = False) -> Progress:
-    """A progress display with rate and time left: live on a terminal, silent in a log.
+    """Return a progress display with the time left. It prints only on a terminal.
 
     Args:
-        in_bytes: steps are bytes, shown as sizes with a speed.
+        in_bytes: whether steps are bytes, to be shown as sizes and a speed.
     """
     amount = (DownloadColumn(), TransferSpeedColumn()) if in_bytes else (MofNCompleteColumn(),)
     return Progress(
@@ -45,13 +49,17 @@ def progress(in_bytes: bool = False) -> Progress:
 
 
 def complain(error: UserError) -> None:
-    """Print an error as one line."""
+    """Print an error as one line on standard error."""
     line = escape(" ".join(str(error).split()))
     console.print(f"[bold red]error[/]: {line}", soft_wrap=True)
 
 
 def run(command: Callable[[], int | None]) -> int:
-    """Run a command; a `UserError` becomes one line and exit code 2, Ctrl-C becomes 130."""
+    """Run a command and return its exit code.
+
+    A `UserError` is printed as one line and gives exit code 2. Ctrl-C and SIGTERM give 130, a
+    closed pipe gives 141. The handler for SIGTERM is set for the whole process.
+    """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return command() or 0

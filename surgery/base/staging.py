@@ -1,7 +1,7 @@
-"""Outputs appear whole or not at all.
+"""Write an output directory atomically: it appears complete or not at all.
 
-A directory is written beside its destination under a hidden name and renamed into place at the
-end. Ctrl-C, an error or a kill leaves an earlier output as it was.
+The files are written to a hidden directory beside the destination, which is renamed at the end. If
+the run fails or is killed, an earlier output stays as it was.
 """
 
 from __future__ import annotations
@@ -17,22 +17,23 @@ from pathlib import Path
 from surgery.base.errors import OutputError
 
 MARKERS = ("manifest.json", "genai_config.json", "surgery.json")
-"""A directory with one of these was written by us, so `--force` may replace it."""
+"""Only this project writes these files, so `--force` may replace a directory with one of them."""
 
 FULL_OR_FORBIDDEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
-"""Errors that are about the place of the output."""
+"""Errors of the operating system that concern the output path, not the program."""
 
 
 @contextlib.contextmanager
 def staged(target: Path, force: bool = False) -> Iterator[Path]:
-    """A fresh directory that becomes `target` when the block ends well.
+    """Provide a new directory that becomes `target` if the block ends without an error.
 
     Args:
-        target: where the output shall appear; must not exist, be empty, or be replaceable.
-        force: replace an earlier output of ours.
+        target: path of the output. It must not exist or must be empty, unless `force` is set.
+        force: replace an earlier output of this project.
 
     Raises:
-        OutputError: the target is occupied, not writable, or the disk is full.
+        OutputError: the target holds files that may not be replaced, it cannot be written, or the
+            disk is full.
     """
     target = Path(os.path.realpath(target))
     stage = target.parent / f".{target.name}.{os.getpid()}.partial"
@@ -57,7 +58,7 @@ def staged(target: Path, force: bool = False) -> Iterator[Path]:
 
 
 def remove(stage: Path, made: Iterable[Path]) -> None:
-    """Remove what is left of a stage, and of the folders made for it those that are empty."""
+    """Remove a leftover stage, and the folders created for it that are empty."""
     shutil.rmtree(stage, ignore_errors=True)
     for folder in made:
         with contextlib.suppress(OSError):
@@ -65,31 +66,39 @@ def remove(stage: Path, made: Iterable[Path]) -> None:
 
 
 def check_free(target: Path, force: bool = False) -> None:
-    """Raise `OutputError` unless `target` may be (re)placed."""
+    """Check that an output may be written to `target`.
+
+    Raises:
+        OutputError: the target is a file, or a directory that may not be replaced.
+    """
     try:
         if target.is_file():
-            raise OutputError(f"{target}: is a file, needs to be a directory.")
+            raise OutputError(
+                f"{target}: is a file, but the output is a directory. Use another output."
+            )
         if not target.is_dir() or not any(target.iterdir()):
             return
     except OSError as e:
         raise OutputError(f"{target}: cannot be read: {e.strerror}.") from e
     if not force:
-        raise OutputError(f"{target}: not empty. Use --force to replace it, or another output.")
+        raise OutputError(
+            f"{target}: not empty. Use --force to replace it, or choose another output."
+        )
     if not any((target / name).is_file() for name in MARKERS):
         raise OutputError(
-            f"{target}: not empty and not an earlier output ({' or '.join(MARKERS)} missing), "
-            f"so --force will not replace it. Use another output."
+            f"{target}: not empty and not an earlier output (it holds no {' or '.join(MARKERS)}), "
+            f"so --force does not replace it. Choose another output."
         )
 
 
 def publish(stage: Path, target: Path) -> None:
-    """Put a finished stage in the target's place; what stood there goes last."""
+    """Rename a finished stage to the target, and remove the earlier target only after that."""
     old = stage.with_suffix(".old")
     if target.exists():
         target.rename(old)
     try:
         stage.rename(target)
-    except BaseException:  # Ctrl-C between the two renames, too
+    except BaseException:  # including Ctrl-C between the two renames
         if old.exists():
             old.rename(target)
         raise
@@ -97,9 +106,10 @@ def publish(stage: Path, target: Path) -> None:
 
 
 def remove_stale(target: Path) -> None:
-    """Remove what runs that were killed left beside the target.
+    """Remove what killed runs left beside the target.
 
-    One killed between the two renames of `publish` left the target itself under another name.
+    A run that was killed between the two renames of `publish` left the earlier target under
+    another name; that one is renamed back.
     """
     pattern = re.compile(rf"\.{re.escape(target.name)}\.(\d+)\.(partial|old)")
     for path in target.parent.iterdir():
@@ -113,7 +123,7 @@ def remove_stale(target: Path) -> None:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process still runs; unknown counts as yes."""
+    """Return whether a process is running, or true if that cannot be found out."""
     if os.name != "posix" or pid == os.getpid():
         return os.name != "posix"
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,10 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from surgery.base.errors import PackageError
+from surgery.base.files import MANIFEST_BYTES, Fields, read_json
 from surgery.base.pictures import LONGEST_ASPECT
-from surgery.base.shards import header_digest
+from surgery.base.shards import header_digest, sample_digest
+from surgery.base.tokens import Tokens
 from surgery.engine.families import TRAITS, Traits
 
+MOST_PIXELS = 1 << 30
+"""Largest picture that a processor may ask for; the tower's rotary table grows with its side."""
 MANIFEST = ("source", "checkpoint", "weights", "headers", "config", "resolved", "tied")
 """Keys that the manifest of a raw export must have."""
 
@@ -45,9 +48,10 @@ class Checkpoint:
                     f"{shard}: missing; the exported graphs read their weights from it. Restore "
                     f"it or export again."
                 )
-            if header_digest(shard) != digest:
+            sample = (self.manifest.get("samples") or {}).get(name)
+            if header_digest(shard) != digest or sample not in (None, sample_digest(shard)):
                 raise PackageError(f"{shard}: changed since the export. Export again.")
-        if self.read("config.json") != self.manifest["config"]:
+        if self.read("config.json").values != self.manifest["config"]:
             raise PackageError(
                 f"{self.checkpoint / 'config.json'}: changed since the export. Export again."
             )
@@ -83,23 +87,24 @@ class Checkpoint:
         return Path(self.manifest["weights"])
 
     @cached_property
-    def preprocessor(self) -> dict[str, Any]:
+    def preprocessor(self) -> Fields:
         """preprocessor_config.json of the checkpoint."""
         return self.read("preprocessor_config.json")
 
     @cached_property
-    def generation(self) -> dict[str, Any]:
+    def generation(self) -> Fields:
         """generation_config.json of the checkpoint; empty where it has none."""
         path = self.checkpoint / "generation_config.json"
-        return self.read(path.name) if path.is_file() else {}
+        return self.read(path.name) if path.exists() else Fields(path, {}, PackageError)
 
-    def read(self, name: str) -> dict[str, Any]:
+    @cached_property
+    def tokens(self) -> Tokens:
+        """Special tokens of the checkpoint's tokenizer, and its chat template."""
+        return Tokens.read(self.checkpoint, PackageError)
+
+    def read(self, name: str) -> Fields:
         """A JSON file of the checkpoint."""
-        path = self.checkpoint / name
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
-        except (OSError, json.JSONDecodeError) as e:
-            raise PackageError(f"{path}: cannot be read: {e}.") from e
+        return Fields.read(self.checkpoint / name, PackageError)
 
     @property
     def tied(self) -> bool:
@@ -161,16 +166,22 @@ class Checkpoint:
 
     @property
     def pixels(self) -> tuple[int, int]:
-        """Fewest and most pixels of a picture."""
-        size = self.preprocessor.get("size") or {}
-        least = size.get("shortest_edge", self.preprocessor.get("min_pixels"))
-        most = size.get("longest_edge", self.preprocessor.get("max_pixels"))
-        if least is None or most is None:
+        """Least and most pixels of a picture.
+
+        Raises:
+            PackageError: there are none, or none that a picture can have.
+        """
+        config = self.preprocessor
+        size = config.inner("size") if "size" in config else config
+        names = ("shortest_edge", "longest_edge")
+        if not all(name in size for name in names):
+            size, names = config, ("min_pixels", "max_pixels")
+        if not all(name in size for name in names):
             raise PackageError(
-                f"{self.checkpoint / 'preprocessor_config.json'}: no size (shortest_edge and "
-                f"longest_edge, in pixels)."
+                f"{config.file}: no size (shortest_edge and longest_edge, in pixels)."
             )
-        return int(least), int(most)
+        least = size.integer(names[0], 1, MOST_PIXELS)
+        return least, size.integer(names[1], least, MOST_PIXELS)
 
     @property
     def grid_side(self) -> int:
@@ -186,15 +197,38 @@ def read_manifest(raw: Path) -> dict[str, Any]:
         PackageError: the directory is no raw export.
     """
     path = raw / "manifest.json"
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as e:
-        raise PackageError(
-            f"{raw}: no raw export (manifest.json missing). Run python -m export_min first."
-        ) from e
-    except json.JSONDecodeError as e:
-        raise PackageError(f"{path}: not valid JSON: {e}.") from e
-    lacking = [key for key in MANIFEST if not isinstance(manifest, dict) or key not in manifest]
+    missing = f"{raw}: no raw export (manifest.json missing). Run python -m export_min first."
+    manifest = read_json(path, PackageError, missing, limit=MANIFEST_BYTES)
+    lacking = [key for key in MANIFEST if key not in manifest]
     if lacking:
         raise PackageError(f"{path}: no {lacking[0]!r}. Run python -m export_min again.")
-    return manifest  # type: ignore[no-any-return]
+    check_manifest(Fields(path, manifest, PackageError))
+    return manifest
+
+
+def check_manifest(manifest: Fields) -> None:
+    """Check the kinds of what the manifest of a raw export holds.
+
+    Raises:
+        PackageError: a value is of another kind.
+    """
+    for key in ("source", "checkpoint", "weights"):
+        manifest.text(key)
+    headers = manifest.inner("headers")
+    for name in headers.values:
+        headers.text(name)
+    if "samples" in manifest:
+        manifest.inner("samples")
+    manifest.inner("config")
+    manifest.flag("tied")
+    config = manifest.inner("resolved")
+    if config.text("model_type") not in TRAITS:
+        raise config.fault("model_type", f"one of {', '.join(TRAITS)}")
+    text, vision = config.inner("text_config"), config.inner("vision_config")
+    for part, keys in (
+        (text, ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")),
+        (text, ("num_key_value_heads", "max_position_embeddings")),
+        (vision, ("depth", "patch_size", "spatial_merge_size", "temporal_patch_size")),
+    ):
+        for key in keys:
+            part.integer(key, 1, (1 << 31) - 1)

@@ -9,6 +9,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from surgery.base.errors import PackageError, UserError
+from surgery.engine.admission import read_model
 from surgery.engine.upgrade import upgrade
 from surgery.rewrite.matcher import LARGEST_CONSTANT
 from surgery.rewrite.weights import Inline, RowTensor
@@ -27,12 +28,7 @@ def load(path: Path, weights: Path | None = None) -> ir.Model:
     Raises:
         PackageError: no such file, or no ONNX graph in it.
     """
-    try:
-        model = ir.load(path)
-    except FileNotFoundError as e:
-        raise PackageError(f"{path}: no such file.") from e
-    except Exception as e:  # protobuf raises its own kinds
-        raise PackageError(f"{path}: no ONNX graph: {e}.") from e
+    model = read_model(path, own_data=weights is None)
     for graph in model.graphs():
         ir.external_data.set_base_dir(graph, weights or path.parent)
     return model

@@ -2,17 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import onnx_ir as ir
 
 import quant
 from surgery.base.errors import UserError
+from surgery.calibrate.plan import Plan, from_structure
 from surgery.engine.targets import TARGETS, Target
+from surgery.match.products import linear
 
 DTYPES = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16}
+LONGEST = 1 << 20
+"""Longest context: four times the longest that a Qwen-VL model was trained for."""
+WIDEST = 1 << 14
+"""Widest picture of a fixed size, in pixels."""
 ROUTER = ".mlp.gate.weight"
 """End of the name of a router's weight; it is not quantized, which would change choices."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How much is spent on quantization.
+
+    Attributes:
+        bits: bits for each weight of the decoder's layers, scales and zero points included.
+        calibrated: whether a forward pass over sampled tokens decides codes and bits.
+    """
+
+    bits: float
+    calibrated: bool
+
+
+PRESETS: Mapping[str, Preset] = MappingProxyType(
+    {
+        "fast": Preset(bits=4.5, calibrated=False),
+        "balanced": Preset(bits=4.5, calibrated=True),
+        "best": Preset(bits=5.0, calibrated=True),
+    }
+)
+"""Presets of `--preset`."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +55,11 @@ class Options:
     execution_provider: str = "cpu"
     image_size: int | None = None
     max_length: int = 32768
-    block_size: int = 32
-    symmetric: bool = True
+    preset: str = "fast"
+    bits: float | None = None
+    keep: str | None = None
+    block_size: int = 128
+    symmetric: bool = False
     head_bits: int = 8
     hidden_states: bool = False
     strip: bool = False
@@ -40,10 +74,20 @@ class Options:
             raise UserError(
                 f"--max-length {self.max_length}: must be at least 2, for a prompt and an answer."
             )
+        if self.bits is not None and not 2 < self.bits <= 8.25:
+            raise UserError(f"--bits {self.bits:g}: must be above 2 and at most 8.25.")
+        if self.max_length > LONGEST:
+            raise UserError(
+                f"--max-length {self.max_length}: {LONGEST:,} at most; the rotary table has a row "
+                f"for every position."
+            )
+        if self.image_size is not None and not 1 <= self.image_size <= WIDEST:
+            raise UserError(f"--image-size {self.image_size}: must be from 1 to {WIDEST:,} pixels.")
         choices = (
             ("--execution-provider", self.execution_provider, TARGETS),
             ("--precision", self.precision, DTYPES),
             ("--text-precision", self.text_precision, ("int4", *DTYPES)),
+            ("--preset", self.preset, PRESETS),
         )
         for option, word, known in choices:
             if word not in known:
@@ -56,10 +100,12 @@ class Settings:
 
     Attributes:
         options: the user's choices.
+        plan: the formats of the linear weights, where a calibration chose them.
         head_names: names of the weights whose product is the logits.
     """
 
     options: Options = field(default_factory=Options, kw_only=True)
+    plan: Plan | None = field(default=None, kw_only=True)
     head_names: frozenset[str] = field(default=frozenset(), kw_only=True)
 
     @property
@@ -81,6 +127,26 @@ class Settings:
     def text_dtype(self) -> ir.DataType:
         """Dtype of activations in the decoder, or in a single graph of another exporter."""
         return self.target.compute if self.quantized else DTYPES[self.options.text_precision]
+
+    @property
+    def bits(self) -> float:
+        """Bits for each linear weight, scales and zero points included."""
+        return self.options.bits or PRESETS[self.options.preset].bits
+
+    def not_planned(self, name: str) -> bool:
+        """Whether a weight's format does not depend on a plan: that of a head or a router."""
+        return self.is_head(name) or name.endswith(ROUTER)
+
+    def plan_weights(self, model: ir.Model) -> Plan:
+        """The formats of a graph's linear weights."""
+        return self.plan or from_structure(
+            linear(model, self.not_planned),
+            self.bits,
+            self.options.keep,
+            self.text_dtype,
+            self.options.symmetric,
+            self.options.block_size,
+        )
 
     def half_op(self, op: str) -> bool:
         """Whether the provider computes an op in float16."""

@@ -32,6 +32,7 @@ class Record:
         deltas: nodes gained and lost by op type.
         seconds: its run time.
         step: the step of the recipe, from which the pass can be made again.
+        work: the pass, after it ran.
         notes: findings of watchers by their names, as plain data.
     """
 
@@ -45,6 +46,7 @@ class Record:
     deltas: Counter[str]
     seconds: float
     step: Step[Any] = field(repr=False)
+    work: Pass = field(repr=False)
     notes: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -114,6 +116,7 @@ def run(
             deltas,
             seconds,
             step,
+            work,
         )
 
 

@@ -35,7 +35,7 @@ class Step(Generic[S]):
 
     work: type[Pass]
     args: Callable[[S], Mapping[str, Any]] = no_arguments
-    expect: Callable[[S], int] | int | None = None
+    expect: Callable[[S], int | None] | int | None = None
     when: Callable[[S], bool] = always
 
     def make(self, settings: S) -> Pass:

@@ -1,10 +1,11 @@
-"""From raw graphs to a package: the main job."""
+"""The main job: build a package from raw graphs."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -13,16 +14,22 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from surgery.base.console import console, progress
 from surgery.base.errors import OutputError
 from surgery.base.staging import check_free, staged
+from surgery.calibrate.plan import Plan
 from surgery.engine import loading, runner
 from surgery.engine.facts import Facts
-from surgery.engine.options import Options
+from surgery.engine.options import PRESETS, Options
 from surgery.engine.recipes.qwen_vl import RECIPES
 from surgery.engine.selection import EVERYTHING, Selection
+from surgery.jobs.calibrate import calibrated
 from surgery.package.card import model_card
 from surgery.package.external_data import Layout, write_graphs
-from surgery.package.genai_config import PROCESSOR, filenames, genai_config
+from surgery.package.genai_config import PROCESSOR, check_tokens, filenames, genai_config, padding
 from surgery.package.processor_config import processor_config
 from surgery.package.tokenizer import copy_tokenizer
+from surgery.passes import MatMulNBits
+
+QUANTIZATION = "quantization.json"
+"""Format, size and loss of each quantized weight."""
 
 
 def build(
@@ -36,39 +43,87 @@ def build(
     """Apply the recipes to a raw export and write a package for onnxruntime-genai.
 
     Args:
-        raw: directory of `export_min`.
-        output: directory to write, whole or not at all; build/PROVIDER-PRECISION by default.
-        options: precision, provider and sizes.
+        raw: directory that `export_min` wrote.
+        output: directory to write. It appears only when it is complete. By default,
+            build/PROVIDER-PRECISION.
+        options: precision, execution provider and sizes.
         force: replace an earlier package.
-        watchers: look at the graphs pass by pass; what they see is what is written.
-        tell: takes each pass's record and the watchers' words; prints a line by default.
+        watchers: see the graph after each pass, but do not change it.
+        tell: called with the record of each pass and the remarks of the watchers. By default, it
+            prints a line.
 
     Returns:
         The output directory.
 
     Raises:
-        UserError: the input, the output place or a graph is not what it must be.
+        UserError: the input, the output path or a graph is invalid.
     """
     options = options or Options()
     provider = options.execution_provider
     output = Path(output or f"build/{provider}-{options.text_precision}")
     if output.resolve() == Path(raw).resolve():
-        raise OutputError(f"{output}: is the raw export itself. Choose another output.")
+        raise OutputError(
+            f"{output}: is the raw export itself, which is the input. Choose another output."
+        )
     check_free(output, force)
     facts = Facts.load(Path(raw), options)
     facts.check_unchanged()
-    models = operate(facts, watchers=watchers, tell=tell)
+    told = check_configurations(facts)
+    if facts.quantized and PRESETS[options.preset].calibrated:
+        facts = replace(facts, plan=calibrated(facts, rounded))
+    plans: list[Plan] = []
+
+    def hear(record: runner.Record, words: str) -> None:
+        if isinstance(record.work, MatMulNBits) and isinstance(record.work.followed, Plan):
+            plans.append(record.work.followed)
+        (tell or show)(record, words)
+
+    models = operate(facts, watchers=watchers, tell=hear)
+    facts = replace(facts, plan=plans[0] if plans else None)
     with staged(output, force) as stage:
         names = filenames(facts)
         layout = write({names[part]: model for part, model in models.items()}, stage, facts)
     total = sum(layout.sizes.values())
     console.print(f"wrote {output}: {total / 1e6:,.1f} MB of weights in {len(layout.sizes)} files")
+    if told:
+        console.print(told, soft_wrap=True, markup=False)
     console.print(f"ask it: {question(output, facts)}", soft_wrap=True, markup=False)
     return output
 
 
+def rounded(facts: Facts, folder: Path) -> None:
+    """Write a package without a word into a new directory."""
+    models = operate(facts, tell=lambda record, words: None)
+    folder.mkdir()
+    names = filenames(facts)
+    write({names[part]: model for part, model in models.items()}, folder, facts)
+
+
+def check_configurations(facts: Facts) -> str:
+    """Read everything that goes into the package besides weights, before any work is done.
+
+    Returns:
+        A line for the user about the padding token; "" if there is nothing to say.
+
+    Raises:
+        PackageError: a file of the checkpoint is not what it must be.
+    """
+    check_tokens(facts)
+    genai_config(facts)
+    processor_config(facts)
+    length, most = facts.options.max_length, int(facts.text["max_position_embeddings"])
+    if length > most and length != Options().max_length:
+        console.print(
+            f"--max-length {length}: the checkpoint was made for {most} positions "
+            f"(max_position_embeddings); answers beyond them may be poor",
+            soft_wrap=True,
+            markup=False,
+        )
+    return padding(facts)[1]
+
+
 def question(output: Path, facts: Facts) -> str:
-    """The command that asks a package about a picture; the demo checkpoint brings its own."""
+    """Return a command that asks the package about a picture: for the demo, one of its own."""
     picture, about = "PICTURE", "What is in this picture?"
     if facts.manifest["source"] == "demo":
         picture = os.path.relpath(facts.checkpoint / "images" / "shapes.png")
@@ -86,12 +141,13 @@ def operate(
 
     Args:
         facts: the raw export and the options.
-        selection: the passes and graphs to run; all by default.
-        watchers: look at the graphs pass by pass.
-        tell: takes each pass's record and the watchers' words; prints a line by default.
+        selection: the passes and graphs to run. By default, all.
+        watchers: see the graph after each pass, but do not change it.
+        tell: called with the record of each pass and the remarks of the watchers. By default, it
+            prints a line.
 
     Returns:
-        The graphs by name.
+        The finished graphs by name.
     """
     models = {}
     try:
@@ -109,29 +165,32 @@ def operate(
 
 
 def show(record: runner.Record, words: str = "") -> None:
-    """Print a pass's line."""
+    """Print the line of a pass, with the remarks of the watchers."""
     console.print(f"{record.line()}  {words}".rstrip(), soft_wrap=True, markup=False)
 
 
 def write(models: dict[str, ir.Model], folder: Path, facts: Facts) -> Layout:
-    """Write everything that a package holds."""
+    """Write all files of a package."""
     if facts.options.strip:
         for model in models.values():
             ClearMetadataAndDocStringPass()(model)
     copy_tokenizer(facts, folder)
     dump(genai_config(facts), folder / "genai_config.json")
     dump(processor_config(facts), folder / PROCESSOR)
+    if facts.plan is not None:
+        dump(facts.plan.data(), folder / QUANTIZATION)
     with progress(in_bytes=True) as bar:
         task = bar.add_task("weights", total=None)
         layout = write_graphs(
             models,
             folder,
             report=lambda done, total: bar.update(task, completed=done, total=total),
+            strict=True,
         )
     (folder / "README.md").write_text(model_card(facts, layout), encoding="utf-8")
     return layout
 
 
 def dump(value: object, path: Path) -> None:
-    """Write JSON."""
+    """Write a value as JSON."""
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -1,7 +1,8 @@
-"""The package's README: where it comes from, what is in it, how to run it."""
+"""The README of a package: its source, its files and how to run it."""
 
 from __future__ import annotations
 
+from surgery.calibrate.plan import Plan
 from surgery.engine.facts import Facts
 from surgery.package.external_data import Layout
 
@@ -38,7 +39,7 @@ print(tokenizer.decode(generator.get_sequence(0)))
 
 
 def model_card(facts: Facts, layout: Layout) -> str:
-    """The README of a package."""
+    """Return the README of a package."""
     options = facts.options
     sizes = "\n".join(f"| `{name}` | {size:,} |" for name, size in sorted(layout.sizes.items()))
     source = str(facts.manifest["source"])
@@ -55,14 +56,31 @@ def model_card(facts: Facts, layout: Layout) -> str:
     )
 
 
+def layers(plan: Plan) -> str:
+    """How the weights of the layers are quantized, in two sentences."""
+    eight = [row.name for row in plan.rows if row.bits == 8]
+    kept = [row.name for row in plan.rows if row.bits is None]
+    how = (
+        "codes that compensate each other's error on tokens that the model itself sampled (GPTQ)"
+        if plan.measured
+        else "rounded to nearest"
+    )
+    text = (
+        f"Weights of the decoder layers: {plan.bits:.2f} bits each, scales and zero points "
+        f"included, {how}; {len(eight)} of {len(plan.rows)} matrices have 8 bits"
+    )
+    text += f", {len(kept)} stay in float." if kept else "."
+    return f"{text} `quantization.json` lists every matrix."
+
+
 def quantization(facts: Facts) -> str:
-    """How the decoder was quantized, in a sentence."""
+    """Return a sentence on how the decoder is quantized."""
     if not facts.quantized:
         return f"Weights as in the checkpoint, in {facts.options.text_precision}."
-    kind = "symmetric" if facts.options.symmetric else "asymmetric"
-    layers = f"4 bits in blocks of {facts.options.block_size}"
     head = f"{facts.options.head_bits} bits in blocks of {facts.head_block}"
-    result = f"Round to nearest, {kind}: decoder layers in {layers}, the head in {head}."
+    result = f"The head has {head}."
+    if facts.plan is not None:
+        result = f"{layers(facts.plan)} {result}"
     if facts.experts and not facts.quantized_experts:
         result += f" Experts: {facts.text_dtype.itemsize * 8} bits."
     return result

@@ -1,8 +1,8 @@
-"""Weights written beside their graphs: streamed, aligned, equal ones once.
+"""Write weights to data files beside their graphs: streamed, aligned, and without duplicates.
 
-A weight is computed a block of rows at a time and written to its place, on all cores. The places
-are fixed before the first byte is written, so the outcome is the same for any number of threads,
-and memory holds a few blocks, whatever the size of the model or of its largest matrix.
+A weight is computed in blocks of rows, which threads write to the data file in parallel. The offset
+of every weight is fixed before the first byte is written, so the file does not depend on the number
+of threads. Memory holds a few blocks, however large the model or its largest matrix is.
 """
 
 from __future__ import annotations
@@ -18,26 +18,28 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from surgery.rewrite.weights import RowTensor, Source, Stored
+from surgery.package.finite import check_array, check_rows, unquantizable
+from surgery.rewrite.weights import Array, RowTensor, Source, Stored
 
 THRESHOLD = 1024
-"""Bytes from which an initializer goes to the data file; smaller ones stay in the graph."""
+"""Initializers of at least this many bytes go to the data file. Smaller ones stay in the graph."""
 SMALL_ALIGNMENT = 64
-"""A cache line."""
+"""Alignment in bytes of tensors smaller than `LARGE`: one cache line."""
 PAGE_ALIGNMENT = 65536
-"""Allocation granularity of a mapping on Windows, a multiple of every page size elsewhere."""
+"""Alignment in bytes of large tensors: the granularity of memory mapping on Windows, which is a
+multiple of the page size on other systems."""
 LARGE = 1 << 20
-"""Bytes from which a tensor starts on its own page, so that the runtime can map it alone."""
+"""Tensors of at least this many bytes start on a page, so that the runtime can map each alone."""
 PIECE = 4 << 20
-"""Bytes of float32 weights that one thread works on at a time."""
-
+"""Bytes of float32 weights that a thread computes at a time."""
 
 SEEK = threading.Lock()
+"""Held while a thread seeks and writes, where the system has no positioned write."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor lies."""
+    """The location of a tensor: a data file, and offset and length in bytes."""
 
     file: str
     offset: int
@@ -46,34 +48,43 @@ class Place:
 
 @dataclass
 class Job:
-    """One source and the places of its arrays."""
+    """One source, the weight that it makes, and the places of its arrays."""
 
     source: Source
+    name: str
+    strict: bool
     places: dict[int, Place] = field(default_factory=dict)
 
 
 @dataclass
 class Layout:
-    """The places of all tensors of a package, decided before anything is written."""
+    """The places of all tensors of a package, decided before anything is written.
+
+    `strict` tells whether numbers that are not finite in the input are refused too; see
+    `surgery.package.finite.check_rows`.
+    """
 
     sizes: dict[str, int] = field(default_factory=dict)
     jobs: dict[Source, Job] = field(default_factory=dict)
     arrays: list[tuple[Place, ir.TensorProtocol]] = field(default_factory=list)
+    strict: bool = False
 
     def take(self, file: str, nbytes: int) -> Place:
-        """Reserve bytes at the end of a file."""
+        """Reserve aligned space at the end of a file."""
         alignment = PAGE_ALIGNMENT if nbytes >= LARGE else SMALL_ALIGNMENT
         offset = -(-self.sizes.get(file, 0) // alignment) * alignment
         self.sizes[file] = offset + nbytes
         return Place(file, offset, nbytes)
 
     def place(self, tensor: ir.TensorProtocol, file: str) -> Place:
-        """The place of a tensor: an earlier one where the bytes are the same."""
+        """Return the place of a tensor. Tensors with an equal source share one place."""
         if not isinstance(tensor, RowTensor):
             place = self.take(file, tensor.nbytes)
             self.arrays.append((place, tensor))
             return place
-        job = self.jobs.setdefault(tensor.source, Job(tensor.source))
+        job = self.jobs.setdefault(
+            tensor.source, Job(tensor.source, weight_name(tensor), self.strict)
+        )
         if tensor.part not in job.places:
             job.places[tensor.part] = self.take(file, tensor.nbytes)
         return job.places[tensor.part]
@@ -84,23 +95,29 @@ def write_graphs(
     folder: Path,
     threads: int | None = None,
     report: Callable[[int, int], None] = lambda done, total: None,
+    strict: bool = False,
 ) -> Layout:
     """Write graphs and their data files.
 
     Args:
-        graphs: models by file name, such as "model.onnx"; its data goes to "model.onnx.data".
-            A weight that several share lies in the file of the first. The models end up
-            pointing at what was written.
+        graphs: models by file name. The data of "model.onnx" goes to "model.onnx.data". A weight
+            that several graphs share is in the data file of the first. Afterwards, the
+            initializers of the models point to the written files.
         folder: an existing directory.
         threads: workers; all cores by default. The bytes do not depend on it.
         report: called with bytes done and in all.
+        strict: refuse numbers that are not finite in the input too. Those that this program would
+            make, such as a weight beyond float16, are always refused.
 
     Returns:
         What was written where.
+
+    Raises:
+        PackageError: a weight is not finite; the message names it.
     """
-    layout = Layout()
+    layout = Layout(strict=strict)
     for name, model in graphs.items():
-        for value in external(model):
+        for value in external(model, strict):
             tensor = value.const_value
             assert tensor is not None
             place = layout.place(row_tensor(tensor), f"{name}.data")
@@ -119,7 +136,12 @@ def write_graphs(
     return layout
 
 
-def external(model: ir.Model) -> Iterator[ir.Value]:
+def weight_name(tensor: ir.TensorProtocol) -> str:
+    """The name of the weight that an initializer belongs to."""
+    return (tensor.name or "a weight").removesuffix(".packed").removesuffix(".scales")
+
+
+def external(model: ir.Model, strict: bool = False) -> Iterator[ir.Value]:
     """Initializers that go to a data file."""
     for graph in model.graphs():
         for value in graph.initializers.values():
@@ -127,13 +149,23 @@ def external(model: ir.Model) -> Iterator[ir.Value]:
             if tensor is not None and tensor.nbytes >= THRESHOLD:
                 yield value
             elif isinstance(tensor, RowTensor | ir.ExternalTensor):
+                check_small(tensor, strict)
                 value.const_value = ir.Tensor(
                     np.array(tensor.numpy()), dtype=tensor.dtype, name=value.name
                 )
 
 
+def check_small(tensor: RowTensor | ir.ExternalTensor, strict: bool) -> None:
+    """Check a weight that stays inside its graph."""
+    row = row_tensor(tensor)
+    assert isinstance(row, RowTensor)
+    job = Job(row.source, weight_name(tensor), strict)
+    rows = job.source.parts[0][1]
+    read_checked(job, 0, rows[0] if rows else 1)
+
+
 def row_tensor(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
-    """A tensor of the checkpoint as a source, so that it is streamed and shared too."""
+    """Wrap an external tensor in a `RowTensor`, so that it is streamed and shared too."""
     if not isinstance(tensor, ir.ExternalTensor):
         return tensor
     file = Path(tensor.base_dir) / tensor.location
@@ -144,7 +176,7 @@ def row_tensor(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
 def write_data(
     layout: Layout, folder: Path, threads: int, report: Callable[[int, int], None]
 ) -> None:
-    """Write every job's pieces, a few in flight."""
+    """Write all tensors with a pool of threads and a bounded number of waiting tasks."""
     total = sum(layout.sizes.values())
     done = 0
     files: dict[str, int] = {}
@@ -169,13 +201,13 @@ def write_data(
 
 
 def open_file(path: Path) -> int:
-    """A new file to write at any place."""
+    """Create a file and return its descriptor."""
     flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
     return os.open(path, flags, 0o644)
 
 
 def reserve(descriptor: int, size: int) -> None:
-    """Give a file its size and its space, so that a full disk shows before the work."""
+    """Allocate the space of a file, so that a full disk is an error before the work starts."""
     if hasattr(os, "posix_fallocate") and size:
         os.posix_fallocate(descriptor, 0, size)
     else:
@@ -183,8 +215,10 @@ def reserve(descriptor: int, size: int) -> None:
 
 
 def tasks(layout: Layout, files: Mapping[str, int]) -> Iterator[Callable[[], int]]:
-    """Pieces of work, each returning the bytes that it wrote."""
+    """Yield tasks that each write a part and return the number of bytes."""
     for place, tensor in layout.arrays:
+        if layout.strict:
+            check_array(tensor.name or "a constant", tensor)
         yield lambda place=place, tensor=tensor: write_at(  # type: ignore[misc]
             files[place.file], place.offset, np.frombuffer(tensor.tobytes(), np.uint8)
         )
@@ -201,7 +235,7 @@ def tasks(layout: Layout, files: Mapping[str, int]) -> Iterator[Callable[[], int
 
 
 def input_shape(source: Any) -> tuple[int, ...]:
-    """Shape of the numbers that a source works on: a block of its rows must fit the cache."""
+    """Return the shape of the data that a source reads, by which blocks of rows are sized."""
     shape: tuple[int, ...] = source.parts[0][1]
     inner = getattr(source, "source", None)
     if inner is not None and inner.parts[0][1][:1] == shape[:1]:
@@ -209,10 +243,26 @@ def input_shape(source: Any) -> tuple[int, ...]:
     return shape
 
 
+def read_checked(job: Job, start: int, stop: int) -> tuple[Array, ...]:
+    """Rows of every array of a source, all of them finite.
+
+    Raises:
+        PackageError: they are not; the message names the weight.
+    """
+    try:
+        with np.errstate(over="ignore"):  # what overflows is refused below
+            arrays = job.source.read(start, stop)
+    except ValueError as e:
+        raise unquantizable(job.name, job.source, e) from e
+    for part, rows in enumerate(arrays):
+        check_rows(job.name, job.source, part, rows, job.strict)
+    return arrays
+
+
 def write_piece(job: Job, start: int, stop: int, files: Mapping[str, int]) -> int:
-    """Compute rows of a source and write each array's part."""
+    """Compute some rows of a source, write them for each of its arrays, and return the bytes."""
     written = 0
-    for part, rows in enumerate(job.source.read(start, stop)):
+    for part, rows in enumerate(read_checked(job, start, stop)):
         place = job.places.get(part)
         if place is not None:
             shape = job.source.parts[part][1]
@@ -223,7 +273,7 @@ def write_piece(job: Job, start: int, stop: int, files: Mapping[str, int]) -> in
 
 
 def write_at(descriptor: int, offset: int, array: np.ndarray) -> int:
-    """Write all bytes of an array at an offset."""
+    """Write an array at an offset and return the number of bytes."""
     view = memoryview(array.data)
     done = 0
     if hasattr(os, "pwrite"):

@@ -1,7 +1,8 @@
-"""genai_config.json: what onnxruntime-genai 0.18 needs to know of a package.
+"""Write genai_config.json, which describes a package to onnxruntime-genai 0.18.
 
-Its parser rejects unknown keys inside every object, and takes a wrong default for several that
-are left out: `image_grid_thw` must be named, and named so; the token ids of pictures default to 0.
+The parser of onnxruntime-genai rejects unknown keys in every object. Several keys have defaults
+that are wrong for these models and must therefore be written: the input `image_grid_thw` must be
+configured under this name, and the token ids of pictures default to 0.
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ from __future__ import annotations
 from typing import Any
 
 from surgery.base.errors import PackageError
+from surgery.base.files import Fields, is_integer
+from surgery.base.tokens import misnamed
 from surgery.engine.facts import Facts
 
 DECODER = "model.onnx"
 PROCESSOR = "processor_config.json"
 
 SEARCH_LENGTH = 4096
-"""Default of `search.max_length`: the runtime allocates the whole cache for it at once."""
+"""Default of `search.max_length`. The runtime allocates the key/value cache for this length."""
 
 CPU_SESSIONS: dict[str, dict[str, Any]] = {
     "decoder": {"intra_op_num_threads": 0},
@@ -27,31 +30,38 @@ CPU_SESSIONS: dict[str, dict[str, Any]] = {
         "enable_cpu_mem_arena": False,
     },
 }
-"""Measured with `tests/bench/load.py` and `tests/bench/generate.py` on a 4B shape.
+"""Session options of CPU packages, chosen with two benchmarks.
 
-0 threads means one a physical core; left out, the runtime takes half the logical cores, which
-halves the speed where a core has one thread. A second pool for the embedding graph would only
-spin against the decoder's. The vision tower runs once a picture and keeps nothing between: no
-prepacked second copy of its weights (which would save a twentieth of its time), no weights cast
-to float32 at load (folding would do that), no arena for its activations.
+`tests/bench/load.py` and `tests/bench/generate.py` ran on the shapes of a 4B model.
+`intra_op_num_threads` 0 means one thread per physical core. Without it, the runtime uses half the
+logical cores, which halves the speed on cores with one hardware thread. The embedding graph has one
+thread, because a second thread pool would compete with that of the decoder. The vision graph runs
+once per picture, and its options save memory between runs: weights are not prepacked (a second copy
+that would save 5% of the time), constant folding does not store weights converted to float32, and
+there is no arena for activations.
 """
 
-SAMPLING = ("do_sample", "temperature", "top_k", "top_p", "repetition_penalty")
-"""Taken over from generation_config.json."""
+LARGEST_TEMPERATURE = 1000.0
+LARGEST_PENALTY = 100.0
+LONGEST_ENDS = 64
+"""Most tokens that end an answer."""
 
 
 def filenames(facts: Facts) -> dict[str, str]:
-    """The file of each graph: qwen3vl-vision.onnx, qwen3vl-embedding.onnx, model.onnx."""
+    """Return the file of each graph: qwen3vl-vision.onnx, qwen3vl-embedding.onnx, model.onnx."""
     family = facts.traits.runtime.replace("_", "")
     beside = {part: f"{family}-{part}.onnx" for part in ("vision", "embedding")}
     return {**beside, "decoder": DECODER}
 
 
 def genai_config(facts: Facts) -> dict[str, Any]:
-    """The whole configuration as a JSON object.
+    """Return the whole configuration as a JSON object.
 
-    `per_layer_inputs` is the runtime's channel from the embedding graph to the decoder; DeepStack
-    travels through it, where a family has it.
+    The runtime passes an output `per_layer_inputs` of the embedding graph on to the decoder.
+    Families with DeepStack use it for the DeepStack features.
+
+    Raises:
+        PackageError: the checkpoint names no token that ends an answer.
     """
     levels = {"per_layer_inputs": "per_layer_inputs"} if facts.levels else {}
     files = filenames(facts)
@@ -75,7 +85,7 @@ def genai_config(facts: Facts) -> dict[str, Any]:
         "top_k": 50,
         "top_p": 1.0,
     }
-    search |= {k: facts.generation[k] for k in SAMPLING if facts.generation.get(k) is not None}
+    search |= sampling(facts)
     config = facts.config
     return {
         "model": {
@@ -83,7 +93,7 @@ def genai_config(facts: Facts) -> dict[str, Any]:
             "vocab_size": int(facts.text["vocab_size"]),
             "context_length": length,
             "bos_token_id": first(facts, "bos_token_id", ends[0]),
-            "pad_token_id": first(facts, "pad_token_id", ends[-1]),
+            "pad_token_id": padding(facts)[0],
             "eos_token_id": ends,
             "image_token_id": int(config["image_token_id"]),
             "video_token_id": int(config["video_token_id"]),
@@ -131,17 +141,82 @@ def genai_config(facts: Facts) -> dict[str, Any]:
     }
 
 
+def sampling(facts: Facts) -> dict[str, Any]:
+    """How the next token is chosen, as generation_config.json has it.
+
+    Raises:
+        PackageError: a value of another type, or out of range.
+    """
+    given, size = facts.generation, int(facts.text["vocab_size"])
+    found: dict[str, Any] = {}
+    if "do_sample" in given:
+        found["do_sample"] = given.flag("do_sample")
+    if "temperature" in given:
+        found["temperature"] = given.number("temperature", 0, LARGEST_TEMPERATURE)
+    if "top_k" in given:  # transformers takes all tokens where there are fewer
+        found["top_k"] = min(given.integer("top_k", 0, (1 << 31) - 1), size)
+    if "top_p" in given:
+        found["top_p"] = given.number("top_p", 0, 1)
+    if "repetition_penalty" in given:
+        found["repetition_penalty"] = given.number("repetition_penalty", 0, LARGEST_PENALTY)
+    return {key: found[key] for key in found if key in given}
+
+
 def end_tokens(facts: Facts) -> list[int]:
-    """Tokens that end an answer."""
-    found = facts.generation.get("eos_token_id", facts.text.get("eos_token_id"))
-    if found is None:
-        raise PackageError(f"{facts.checkpoint}: no eos_token_id in generation_config.json.")
-    return [int(t) for t in found] if isinstance(found, list) else [int(found)]
+    """Tokens that end an answer.
+
+    Raises:
+        PackageError: there is none, or one outside the embedding table.
+    """
+    last = int(facts.text["vocab_size"]) - 1
+    if "eos_token_id" in facts.generation:
+        return facts.generation.integers("eos_token_id", 0, last, LONGEST_ENDS)
+    text = Fields(facts.checkpoint / "config.json", facts.text, PackageError, "text_config.")
+    return text.integers("eos_token_id", 0, last, LONGEST_ENDS)
+
+
+def padding(facts: Facts) -> tuple[int, str]:
+    """The padding token, and a line about it if no configuration names one that prompts lack.
+
+    The runtime masks this token wherever it stands in a prompt.
+
+    Raises:
+        PackageError: every token that could be taken occurs in prompts.
+    """
+    wanted = [
+        (file, int(part["pad_token_id"]))
+        for file, part in (
+            ("generation_config.json", facts.generation.values),
+            ("config.json", facts.text),
+            ("config.json", facts.config),
+        )
+        if is_integer(part.get("pad_token_id"))
+    ]
+    try:
+        return facts.tokens.padding(wanted, int(facts.text["vocab_size"]))
+    except ValueError as e:
+        raise PackageError(f"{facts.checkpoint / 'tokenizer.json'}: {e}.") from e
+
+
+def check_tokens(facts: Facts) -> None:
+    """Refuse ids of pictures and of ends that are not the tokenizer's.
+
+    Raises:
+        PackageError: the message names each.
+    """
+    wrong = list(misnamed(facts.config, facts.tokens))
+    wrong += [
+        f"eos_token_id {token} is no token of the tokenizer"
+        for token in end_tokens(facts)
+        if token not in facts.tokens
+    ]
+    if wrong:
+        raise PackageError(f"{facts.checkpoint}: {'; '.join(wrong)}.")
 
 
 def first(facts: Facts, name: str, default: int) -> int:
     """A token id from the first configuration that has it."""
-    for part in (facts.generation, facts.text, facts.config):
-        if isinstance(part.get(name), int):
+    for part in (facts.generation.values, facts.text, facts.config):
+        if is_integer(part.get(name)):
             return int(part[name])
     return default

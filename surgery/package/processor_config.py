@@ -1,4 +1,4 @@
-"""processor_config.json: the checkpoint's image processor in onnxruntime-extensions' terms."""
+"""Write processor_config.json: the checkpoint's image processor for onnxruntime-extensions."""
 
 from __future__ import annotations
 
@@ -9,25 +9,31 @@ from surgery.engine.facts import Facts
 
 
 def processor_config(facts: Facts) -> dict[str, Any]:
-    """The transforms from a picture file to `pixel_values` and `image_grid_thw`.
+    """Return the transforms from a picture file to `pixel_values` and `image_grid_thw`.
 
-    Pictures keep their aspect ratio, but for a package of one fixed size, where every picture is
-    stretched to that square.
+    Pictures keep their aspect ratio, unless the package is built for one size: then every picture
+    is stretched to that square.
 
-    Numbers come from the checkpoint's preprocessor_config.json. `ConvertRGB` and the `qwen3_vl`
-    flag of `Normalize` each swap channels: both or neither.
+    The numbers come from preprocessor_config.json of the checkpoint. `ConvertRGB` and the flag
+    `qwen3_vl` of `Normalize` both swap the red and blue channels, so a configuration needs both or
+    neither.
 
     Raises:
-        PackageError: the checkpoint's processor leaves out a step that the runtime always takes.
+        PackageError: the checkpoint's processor leaves out a step that the runtime always takes,
+            or has a number that is out of range or not that of config.json.
     """
     p = facts.preprocessor
-    off = [name for name in ("do_resize", "do_rescale", "do_normalize") if p.get(name) is False]
+    steps_taken = ("do_resize", "do_rescale", "do_normalize")
+    off = [name for name in steps_taken if not p.flag(name, True)]
     if off:
-        raise PackageError(f"preprocessor_config.json: {off[0]} is false, which is not supported.")
+        raise PackageError(
+            f"preprocessor_config.json: {off[0]} is false, needs to be true. "
+            "The runtime always runs this step."
+        )
     least, most = facts.pixels
     side = facts.options.image_size or 384
-    merge = int(p.get("merge_size", facts.vision["spatial_merge_size"]))
-    patch = int(p.get("patch_size", facts.vision["patch_size"]))
+    merge = agreed(facts, "merge_size", "spatial_merge_size")
+    patch = agreed(facts, "patch_size", "patch_size")
     steps = [
         ("decode_image", "DecodeImage", {"color_space": "RGB"}),
         ("convert_to_rgb", "ConvertRGB", None),
@@ -35,7 +41,7 @@ def processor_config(facts: Facts) -> dict[str, Any]:
             "resize",
             "Resize",
             {
-                "width": side,  # beside smart_resize, asked for but ignored
+                "width": side,  # with smart_resize, required by the parser but ignored
                 "height": side,
                 "smart_resize": int(facts.grid is None),
                 "min_pixels": least,
@@ -44,13 +50,13 @@ def processor_config(facts: Facts) -> dict[str, Any]:
                 "merge_size": merge,
             },
         ),
-        ("rescale", "Rescale", {"rescale_factor": float(p.get("rescale_factor", 1 / 255))}),
+        ("rescale", "Rescale", {"rescale_factor": p.number("rescale_factor", 1e-9, 1, 1 / 255)}),
         (
             "normalize",
             "Normalize",
             {
-                "mean": [float(x) for x in p["image_mean"]],
-                "std": [float(x) for x in p["image_std"]],
+                "mean": p.numbers("image_mean", -256, 256, 3),
+                "std": p.numbers("image_std", 1e-6, 256, 3),
                 "qwen3_vl": 1,
             },
         ),
@@ -59,9 +65,7 @@ def processor_config(facts: Facts) -> dict[str, Any]:
             "PatchImage",
             {
                 "patch_size": patch,
-                "temporal_patch_size": int(
-                    p.get("temporal_patch_size", facts.vision["temporal_patch_size"])
-                ),
+                "temporal_patch_size": agreed(facts, "temporal_patch_size", "temporal_patch_size"),
                 "merge_size": merge,
             },
         ),
@@ -73,3 +77,13 @@ def processor_config(facts: Facts) -> dict[str, Any]:
             operation["attrs"] = attributes
         transforms.append({"operation": operation})
     return {"processor": {"name": "qwen3_vl_image_processor", "transforms": transforms}}
+
+
+def agreed(facts: Facts, name: str, own: str) -> int:
+    """A size that preprocessor_config.json may repeat, and config.json has.
+
+    Raises:
+        PackageError: the two differ: the processor would make patches that the tower cannot read.
+    """
+    size = int(facts.vision[own])
+    return facts.preprocessor.integer(name, size, size, size)

@@ -1,12 +1,19 @@
-"""Tokenizer and chat template, copied so that the package stands alone."""
+"""Copy the tokenizer and the chat template, so that a package needs no checkpoint."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 from surgery.base.errors import PackageError
+from surgery.base.files import (
+    MANIFEST_BYTES,
+    TOKENIZER_BYTES,
+    parse_json,
+    read_bytes,
+    read_json,
+)
+from surgery.base.tokens import TEMPLATE
 from surgery.engine.facts import Facts
 
 REQUIRED = ("tokenizer.json", "tokenizer_config.json")
@@ -17,38 +24,45 @@ OPTIONAL = (
     "merges.txt",
     "generation_config.json",
 )
-TEMPLATE = "chat_template.jinja"
 
 
 def copy_tokenizer(facts: Facts, folder: Path) -> None:
-    """Copy what the runtime and Hugging Face's tokenizers read.
+    """Copy the files that onnxruntime-genai and the tokenizers of Hugging Face read.
 
-    The chat template lies in a file of its own, in chat_template.json, or in
-    tokenizer_config.json, by the age of the checkpoint; the package has it in its own file.
+    A checkpoint has its chat template in a file of its own, in tokenizer_config.json or in
+    chat_template.json. The package has the one that transformers takes, in its own file. Another
+    one in tokenizer_config.json, which the runtime would prefer, is left out.
 
     Raises:
-        PackageError: the checkpoint has no tokenizer.json or no tokenizer_config.json.
+        PackageError: the checkpoint has no tokenizer.json or no tokenizer_config.json, or a file
+            is not what its name says.
     """
-    for name in REQUIRED:
-        if not (facts.checkpoint / name).is_file():
-            raise PackageError(f"{facts.checkpoint}: {name} is missing.")
     for name in (*REQUIRED, *OPTIONAL):
         source = facts.checkpoint / name
-        if source.is_file():
-            shutil.copyfile(source, folder / name)
-    template = chat_template(facts.checkpoint)
-    if template is not None:
-        (folder / TEMPLATE).write_text(template, encoding="utf-8")
+        if name in REQUIRED or source.exists():
+            (folder / name).write_bytes(contents(source))
+    template = facts.tokens.template
+    if template is None:
+        return
+    (folder / TEMPLATE).write_text(template, encoding="utf-8", newline="")
+    path = folder / "tokenizer_config.json"
+    config = read_json(path, PackageError, limit=MANIFEST_BYTES)
+    if config.get("chat_template", template) != template:
+        del config["chat_template"]
+        text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+        path.write_text(text, encoding="utf-8", newline="")
 
 
-def chat_template(checkpoint: Path) -> str | None:
-    """The chat template, wherever the checkpoint keeps it."""
-    if (checkpoint / TEMPLATE).is_file():
-        return (checkpoint / TEMPLATE).read_text(encoding="utf-8")
-    for name in ("chat_template.json", "tokenizer_config.json"):
-        path = checkpoint / name
-        if path.is_file():
-            template = json.loads(path.read_text(encoding="utf-8")).get("chat_template")
-            if isinstance(template, str):
-                return template
-    return None
+def contents(source: Path) -> bytes:
+    """The bytes of a file of the tokenizer.
+
+    Raises:
+        PackageError: there is none, or it is called .json and holds something else.
+    """
+    data = read_bytes(source, PackageError, TOKENIZER_BYTES)
+    if source.suffix == ".json":
+        try:
+            parse_json(data.decode("utf-8-sig"))
+        except ValueError as e:
+            raise PackageError(f"{source}: not valid JSON: {e}.") from e
+    return data

@@ -337,3 +337,25 @@ def set_source(value: ir.Value, source: Source) -> None:
     value.const_value = tensor
     value.type = ir.TensorType(tensor.dtype)
     value.shape = ir.Shape(tensor.shape)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A matrix [N, K] whose blocks were computed before and lie in files.
+
+    Attributes:
+        stored: codes, scales and, where the format has them, zero points.
+        format: of the blocks.
+    """
+
+    stored: tuple[Stored, ...]
+    format: quant.BlockFormat
+
+    @property
+    def parts(self) -> tuple[tuple[ir.DataType, Shape], ...]:
+        """Packed codes, scales, zero points."""
+        return tuple(part.parts[0] for part in self.stored)
+
+    def read(self, start: int, stop: int) -> tuple[Array, ...]:
+        """Rows of each."""
+        return tuple(part.read(start, stop)[0] for part in self.stored)

@@ -1,7 +1,7 @@
-"""Is a package whole, does it run, do its parts agree, does it compute what PyTorch computes?
+"""Check a package: complete, consistent, runnable, and equal to PyTorch.
 
-Groups of checks, each resting on the ones before: after a group with a problem the rest is not
-run, so that one fault gives one line.
+The checks are in groups, and each group relies on the groups before it. After a group with a
+problem the rest is not run, so that one fault does not cause many messages.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from surgery.base.errors import UserError, first_line
 from surgery.verify.configs import check_configs
 from surgery.verify.files import check_files
 from surgery.verify.finding import Finding
@@ -32,14 +33,14 @@ GROUPS: dict[str, Group] = {
 
 @dataclass(frozen=True)
 class Report:
-    """The findings by group; groups that were not reached are absent."""
+    """The findings of the groups that ran, and the names of those that did not."""
 
     findings: dict[str, list[Finding]]
     skipped: list[str]
 
     @property
     def ok(self) -> bool:
-        """Whether every check holds."""
+        """Whether no check found a problem."""
         return not any(f.problem for found in self.findings.values() for f in found)
 
 
@@ -53,12 +54,13 @@ def verify_package(
 
     Args:
         folder: the package.
-        checkpoint: compare logits with this one in PyTorch: a directory, a hub id, or "demo".
-        cache_dir: where the hub keeps its downloads.
+        checkpoint: the checkpoint whose logits in PyTorch the package must match: a directory, a
+            hub id, or "demo". By default, logits are not compared.
+        cache_dir: the download cache of the Hugging Face hub.
         revision: branch, tag or commit on the hub.
 
     Raises:
-        UserError: no package there, or the checkpoint cannot be used.
+        UserError: the folder holds no package, or the checkpoint cannot be used.
     """
     package = Opened(Path(folder))
     groups = dict(GROUPS)
@@ -70,5 +72,15 @@ def verify_package(
         if any(f.problem for found in findings.values() for f in found):
             skipped.append(name)
         else:
-            findings[name] = list(group(package))
+            findings[name] = list(guarded(name, group, package))
     return Report(findings, skipped)
+
+
+def guarded(name: str, group: Group, package: Opened) -> Iterator[Finding]:
+    """The findings of a group; what it cannot cope with in a package is one more."""
+    try:
+        yield from group(package)
+    except UserError:
+        raise
+    except Exception as e:  # a graph or a file of a kind that nobody thought of
+        yield Finding(name, problem=f"cannot be checked: {type(e).__name__}: {first_line(e)}")

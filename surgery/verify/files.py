@@ -1,4 +1,4 @@
-"""Every file is there, and every weight lies inside its data file."""
+"""Check that every file exists, and that every data file has the length that the graphs need."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from surgery.answer.trusted import check_config, check_processor
 from surgery.base.errors import PackageError
 from surgery.verify.finding import Finding
 from surgery.verify.opened import PARTS, Opened
@@ -16,7 +17,12 @@ TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 
 
 def check_files(package: Opened) -> Iterator[Finding]:
-    """Configurations, tokenizer, graphs, data files."""
+    """Check the configurations, the tokenizer, the graphs and the data files."""
+    try:
+        check_config(package.folder, package.config)
+    except PackageError as e:
+        yield fault(package.folder / "genai_config.json", e)
+        return
     try:
         names = [package.model["vision"]["config_filename"], *TOKENIZER]
         for part in PARTS:
@@ -29,24 +35,39 @@ def check_files(package: Opened) -> Iterator[Finding]:
         for name in missing:
             yield Finding(name, problem="is missing")
         return
+    processor = package.folder / names[0]
     try:
-        assert package.graphs and package.processor
+        check_processor(processor, package.processor)
     except PackageError as e:
-        yield Finding(Path(str(e).split(": ")[0]).name, problem=str(e))
+        yield fault(processor, e)
         return
+    for part in PARTS:
+        try:
+            package.load(part)
+        except PackageError as e:
+            yield fault(package.path(part), e)
+            return
     yield Finding("named files", f"{len(names)} are there")
     yield from check_data(package)
 
 
+def fault(file: Path, error: PackageError) -> Finding:
+    """The finding for a file that is not what it must be."""
+    return Finding(file.name, problem=str(error).removeprefix(f"{file}: "))
+
+
 def check_data(package: Opened) -> Iterator[Finding]:
-    """The data files, which graphs may share."""
+    """Check the data files, which several graphs may share."""
     ends: dict[str, int] = defaultdict(int)
     readers: dict[str, str] = {}
     for part, model in package.graphs.items():
         graph = package.path(part).name
         for tensor in external(model):
             if tensor.length not in (None, tensor.nbytes):
-                fault = f"length {tensor.length:,}, its type and shape make it {tensor.nbytes:,}"
+                fault = (
+                    f"has length {tensor.length:,}, but its dtype and shape require "
+                    f"{tensor.nbytes:,}"
+                )
                 yield Finding(f"{graph}: {tensor.name}", problem=fault)
             name = str(tensor.location)
             ends[name] = max(ends[name], (tensor.offset or 0) + tensor.nbytes)
@@ -55,19 +76,19 @@ def check_data(package: Opened) -> Iterator[Finding]:
         path = package.folder / name
         size = path.stat().st_size if path.is_file() else None
         if Path(name).name != name:
-            fault = "lies outside the package, which the runtime refuses"
+            fault = "is outside the package, which the runtime refuses"
         elif size is None:
-            fault = f"is missing; {readers[name]} reads it"
+            fault = f"is missing, but {readers[name]} refers to it"
         elif size != end:
-            how = "truncated" if size < end else "not the file that belongs here"
-            fault = f"{how}: {size:,} bytes, the graphs refer to {end:,}"
+            how = "truncated" if size < end else "longer than expected"
+            fault = f"{how}: has {size:,} bytes, but the graphs refer to {end:,}"
         else:
             fault = ""
         yield Finding(name, f"{end:,} bytes", fault)
 
 
 def external(model: ir.Model) -> Iterator[ir.ExternalTensor]:
-    """Weights of a graph that lie in a file."""
+    """Yield the initializers of a graph that are stored in a data file."""
     for graph in model.graphs():
         for value in graph.initializers.values():
             if isinstance(value.const_value, ir.ExternalTensor):

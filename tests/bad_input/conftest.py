@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -34,14 +36,23 @@ def checkpoint(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A raw export with its checkpoint beside it; to be copied, not changed."""
+    """A raw export with its checkpoint beside it; to be copied, not changed.
+
+    The environment variable RAW_EXPORT names one of the demo that was made before.
+    """
     from export_min import export
 
     folder = tmp_path_factory.mktemp("exported")
     (folder / "checkpoint").mkdir()
     for name in FILES:
         shutil.copyfile(DEMO / name, folder / "checkpoint" / name)
-    return export(folder / "checkpoint", folder / "raw")
+    if "RAW_EXPORT" not in os.environ:
+        return export(folder / "checkpoint", folder / "raw")
+    raw = Path(shutil.copytree(os.environ["RAW_EXPORT"], folder / "raw"))
+    manifest = json.loads((raw / "manifest.json").read_text())
+    manifest["checkpoint"] = manifest["weights"] = str(folder / "checkpoint")
+    (raw / "manifest.json").write_text(json.dumps(manifest))
+    return raw
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from quant import BlockFormat
 
 FORMATS = [
     BlockFormat(bits, block, symmetric)
-    for bits in (4, 8)
+    for bits in (2, 4, 8)
     for block in (16, 32, 64, 128, 256)
     for symmetric in (True, False)
 ]

@@ -10,7 +10,7 @@ import pytest
 from quant import BlockFormat, Blocks, dequantize, pack, quantize, unpack
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", [2, 4, 8])
 @pytest.mark.parametrize("length", [0, 1, 2, 7, 16, 33])
 def test_pack_and_unpack_are_exact_inverses(bits: int, length: int) -> None:
     rng = np.random.default_rng(length)
@@ -25,6 +25,11 @@ def test_pack_and_unpack_are_exact_inverses(bits: int, length: int) -> None:
 def test_low_nibble_comes_first_and_the_odd_high_nibble_is_zero() -> None:
     assert pack(np.array([1, 2, 15], np.uint8), 4).tolist() == [0x21, 0x0F]
     assert unpack(np.array([0x21, 0xAF], np.uint8), 4, 3).tolist() == [1, 2, 15]
+
+
+def test_the_lowest_of_four_2_bit_codes_comes_first() -> None:
+    assert pack(np.array([1, 2, 0, 3, 2], np.uint8), 2).tolist() == [0b11001001, 0b10]
+    assert unpack(np.array([0b11001001, 0b11110110], np.uint8), 2, 6).tolist() == [1, 2, 0, 3, 2, 1]
 
 
 def test_shapes_follow_the_operator_schema() -> None:
@@ -53,7 +58,7 @@ def test_dequantize_by_hand() -> None:
     assert dequantize(blocks).tolist() == [[-1.5, 3.0, 6.0, 2.5]]
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", [2, 4, 8])
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_padding_dequantizes_to_zero(bits: int, symmetric: bool) -> None:
     form = BlockFormat(bits, 32, symmetric)
@@ -77,7 +82,7 @@ def test_rows_and_gather_data_are_views() -> None:
 
 
 def test_messages_say_what_was_found_and_what_is_needed() -> None:
-    with pytest.raises(ValueError, match=r"bits is 3, must be 4 or 8"):
+    with pytest.raises(ValueError, match=r"bits is 3, must be 2, 4 or 8"):
         BlockFormat(3)
     for block in (0, 8, 48, 512):
         with pytest.raises(ValueError, match=rf"block is {block}, must be a power of two"):
@@ -96,8 +101,10 @@ def test_messages_say_what_was_found_and_what_is_needed() -> None:
         Blocks(codes, scales, np.zeros((2, 2), np.int8), BlockFormat(4, 16, False), 48)
     with pytest.raises(ValueError, match="code 16 does not fit in 4 bits"):
         pack(np.array([16], np.uint8), 4)
-    with pytest.raises(ValueError, match="2 bits of uint8"):
-        pack(np.array([1], np.uint8), 2)
+    with pytest.raises(ValueError, match="code 4 does not fit in 2 bits"):
+        pack(np.array([4], np.uint8), 2)
+    with pytest.raises(ValueError, match="3 bits of uint8"):
+        pack(np.array([1], np.uint8), 3)
     with pytest.raises(ValueError, match="4 bits of int8"):
         unpack(np.array([1], np.int8), 4, 1)
     with pytest.raises(ValueError, match="3 codes wanted, the bytes hold 2"):

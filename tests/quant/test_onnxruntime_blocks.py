@@ -10,7 +10,7 @@ import pytest
 from onnx import helper, numpy_helper
 from onnxruntime.capi.onnxruntime_pybind11_state import get_all_operator_schema
 
-from quant import BlockFormat, Blocks, dequantize, quantize_parallel
+from quant import BlockFormat, Blocks, Hessian, dequantize, factor, gptq, quantize_parallel
 
 
 def run(op: str, inputs: dict[str, Any], blocks: Blocks, **attributes: Any) -> Any:
@@ -104,3 +104,23 @@ def test_the_schema_of_this_runtime_is_the_one_followed() -> None:
     text = " ".join(i.description for i in schema.inputs)
     assert "(N, k_blocks, blob_size)" in text and "blob_size = (block_size * bits / 8)" in text
     assert "(N, ceil(k_blocks * bits / 8))" in text
+
+
+@pytest.mark.parametrize("accuracy_level", [0, 4])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_the_gain_of_gptq_survives_the_kernel(accuracy_level: int, symmetric: bool) -> None:
+    rng = np.random.default_rng(1)
+    k, form = 300, BlockFormat(4, 32, symmetric)
+    mixing = np.eye(k) + rng.standard_normal((k, k)) / np.sqrt(k)
+    x = (rng.standard_normal((1200, k)) @ mixing).astype(np.float32)
+    seen, unseen = x[:1000], x[1000:]
+    weight = rng.standard_normal((24, k)).astype(np.float32) * np.float32(0.02)
+    hessian = Hessian(k)
+    hessian.add(seen)
+    blocks = gptq(weight, factor(hessian.matrix()), form)
+    exact = unseen @ weight.T
+    error, plain = (
+        np.linalg.norm(matmul(unseen, b, accuracy_level) - exact)
+        for b in (blocks, quantize_parallel(weight, form))
+    )
+    assert error < 0.9 * plain

@@ -93,6 +93,7 @@ WEIGHTS: Recipe[Settings] = (
         MatMulNBits,
         lambda f: {
             "policy": f.format,
+            "planner": f.plan_weights,
             "accuracy_level": f.target.accuracy_level,
             "scales": f.text_dtype,
         },

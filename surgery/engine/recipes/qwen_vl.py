@@ -116,10 +116,11 @@ DECODER: Recipe[Facts] = (
         MatMulNBits,
         lambda f: {
             "policy": f.format,
+            "planner": f.plan_weights,
             "accuracy_level": f.target.accuracy_level,
             "scales": f.text_dtype,
         },
-        expect=lambda f: 7 * f.layers - 3 * f.experts + 1,
+        expect=lambda f: None if f.options.keep else 7 * f.layers - 3 * f.experts + 1,
         when=lambda f: f.quantized,
     ),
     Step(

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol, TypeVar
 
 import onnx_ir as ir
 
 import quant
 from surgery.rewrite.builder import initializer
 from surgery.rewrite.contract import NodePass
-from surgery.rewrite.weights import Quantized, RowTensor
+from surgery.rewrite.matcher import Miss
+from surgery.rewrite.weights import Quantized, RowTensor, Source
 
 T = TypeVar("T")
 
 Policy = Callable[[str], quant.BlockFormat | None]
 """Format of a weight by its name; None leaves it as it is."""
+
+
+class WeightPlan(Protocol):
+    """A decision about all weights of a graph at once, and blocks that were computed before."""
+
+    @property
+    def formats(self) -> Mapping[str, quant.BlockFormat | None]:
+        """Format of each weight by its name; None leaves it in float."""
+
+    def source(self, name: str, n: int, k: int) -> Source | None:
+        """Blocks of a weight [N, K] that were computed before; None to round it."""
+
+
+Planner = Callable[[ir.Model], WeightPlan]
+"""Makes a plan for the graph at hand."""
 
 PARTS = ("packed", "scales", "zero_points")
 """Suffixes of the initializers that a quantized weight becomes."""
@@ -30,6 +46,7 @@ class BlockPass(NodePass[T]):
         accuracy_level: int = 0,
         scales: ir.DataType = ir.DataType.FLOAT,
         *,
+        planner: Planner | None = None,
         bits: int = 4,
         block: int = 32,
         symmetric: bool = True,
@@ -42,6 +59,8 @@ class BlockPass(NodePass[T]):
                 `bits`, `block` and `symmetric` describe.
             accuracy_level: attribute of the op; 4 lets a CPU round activations to int8.
             scales: dtype of the scales; the op wants that of the activations.
+            planner: decides about all weights of a graph at once; the policy decides about those
+                that its plan does not name.
             bits: bits of a code, 4 or 8.
             block: weights that share a scale.
             symmetric: leave out zero points.
@@ -51,11 +70,36 @@ class BlockPass(NodePass[T]):
         form = quant.BlockFormat(bits, block, symmetric)
         self.policy: Policy = policy or (lambda name: form)
         self.accuracy_level, self.scales = accuracy_level, scales
+        self.planner = planner
+        self.plan: WeightPlan | None = None
+        self.followed: WeightPlan | None = None
+        """The plan of the last rewrite."""
+
+    def apply(self, model: ir.Model) -> int:
+        """Rewrite, and remember the plan that was followed."""
+        count = super().apply(model)
+        self.followed = self.plan
+        return count
+
+    def scan(self, model: ir.Model) -> Iterator[tuple[ir.Node, T | Miss]]:
+        """Plan for this graph, then match."""
+        self.plan = self.planner(model) if self.planner is not None else None
+        yield from super().scan(model)
+
+    def format(self, name: str) -> quant.BlockFormat | None:
+        """The format of a weight; None leaves it in float."""
+        if self.plan is not None and name in self.plan.formats:
+            return self.plan.formats[name]
+        return self.policy(name)
+
+    def blocks(self, name: str, source: Source, format: quant.BlockFormat) -> Source:
+        """A weight [N, K] in blocks: those of the plan, or rounded as they are written."""
+        n, k = source.parts[0][1]
+        known = self.plan.source(name, n, k) if self.plan is not None else None
+        return known or Quantized(source, format, self.scales)
 
 
-def block_values(
-    graph: ir.Graph, name: str, blocks: Quantized, flat: bool = False
-) -> list[ir.Value]:
+def block_values(graph: ir.Graph, name: str, blocks: Source, flat: bool = False) -> list[ir.Value]:
     """The initializers of a quantized weight; existing ones of the same names are reused.
 
     Args:

@@ -10,7 +10,7 @@ import quant
 from surgery.passes.quantized.blocks import BlockPass, block_values
 from surgery.rewrite.builder import Builder, replace
 from surgery.rewrite.matcher import Matcher
-from surgery.rewrite.weights import Quantized, Source, narrow, source_of, transposed
+from surgery.rewrite.weights import Source, narrow, source_of, transposed
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class MatMulNBits(BlockPass[Linear]):
         source = source_of(weight)
         m.check(source is not None, "a weight of the checkpoint", weight.name)
         assert source is not None
-        format = self.policy(weight.name or "")
+        format = self.format(weight.name or "")
         m.check(format is not None, "a weight that the policy quantizes", weight.name)
         assert format is not None
         return Linear(x, weight, narrow(transposed(source) if turned else source), format)
@@ -64,8 +64,9 @@ class MatMulNBits(BlockPass[Linear]):
     def rewrite(self, node: ir.Node, found: Linear, add: Builder) -> None:
         """Replace the weight by its blocks."""
         n, k = found.source.parts[0][1]
-        blocks = Quantized(found.source, found.format, self.scales)
-        inputs = [found.x, *block_values(add.graph, found.weight.name or "", blocks)]
+        name = found.weight.name or ""
+        blocks = self.blocks(name, found.source, found.format)
+        inputs = [found.x, *block_values(add.graph, name, blocks)]
         attributes = {
             "N": n,
             "K": k,

@@ -1,0 +1,152 @@
+"""A graph cut where a single activation crosses, so that it runs a piece at a time.
+
+An activation is a value that depends on a product with a weight. Between two layers of a
+transformer exactly one crosses: the residual stream. Values that depend on graph inputs alone
+(lengths, position ids, splits of an input) are computed again in every piece that reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+import onnxruntime as ort
+
+from surgery.match.products import Product, product_of
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a graph between two single activations.
+
+    Attributes:
+        graph: the whole graph.
+        enters: the activation that comes in; None for the first piece.
+        leaves: the activation that goes out.
+        products: in the order in which they run.
+    """
+
+    graph: ir.Graph
+    enters: ir.Value | None
+    leaves: ir.Value
+    products: tuple[Product, ...]
+
+    @cached_property
+    def observed(self) -> tuple[str, ...]:
+        """Names of the inputs of the products, each once."""
+        return tuple(dict.fromkeys(product.input for product in self.products))
+
+    @property
+    def entering(self) -> str:
+        """Name of the activation that comes in, "" for the first piece."""
+        return self.enters.name or "" if self.enters is not None else ""
+
+    @property
+    def leaving(self) -> str:
+        """Name of the activation that goes out."""
+        return self.leaves.name or ""
+
+    @cached_property
+    def session(self) -> ort.InferenceSession:
+        """The piece in onnxruntime; weights of products are inputs, as they lie in the graph."""
+        values = {value.name: value for node in self.graph for value in node.outputs}
+        wanted = dict.fromkeys((self.leaving, *self.observed))
+        outputs = [values[name] for name in wanted if name != self.entering and name in values]
+        inputs = [value for value in self.graph.inputs if self.enters is not value]
+        inputs += [self.enters] if self.enters is not None else []
+        part = ir.convenience.extract(self.graph, inputs=inputs, outputs=outputs)
+        for product in self.products:
+            value = part.initializers.pop(product.name)
+            value.const_value = None
+            value.type = ir.TensorType(ir.DataType.FLOAT)
+            part.inputs.append(value)
+        for value in list(part.inputs):
+            if not value.uses() and not value.is_graph_output():
+                part.inputs.remove(value)
+        for value in part.initializers.values():
+            tensor = value.const_value
+            assert tensor is not None
+            array = np.array(tensor.numpy())
+            value.const_value = ir.Tensor(array, dtype=tensor.dtype, name=value.name)
+        for node in part:
+            node.metadata_props.clear()
+        part.opset_imports.update(self.graph.opset_imports)
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        model = ir.Model(part, ir_version=10)
+        return ort.InferenceSession(
+            ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+
+    def run(
+        self, feeds: Mapping[str, Array], weights: Mapping[str, Array], *wanted: str
+    ) -> list[Array]:
+        """Run on one batch.
+
+        Args:
+            feeds: graph inputs, and the activation that comes in, by name.
+            weights: float32 [N, K] by the name of the weight.
+            wanted: names of values to return.
+        """
+        given = {product.name: weights[product.name] for product in self.products}
+        for product in self.products:
+            if product.turned:
+                given[product.name] = given[product.name].T
+        every = {**feeds, **given}
+        read = {port.name for port in self.session.get_inputs()}
+        made = {port.name for port in self.session.get_outputs()}
+        names = [name for name in wanted if name in made]
+        found = dict(
+            zip(
+                names,
+                self.session.run(names, {k: v for k, v in every.items() if k in read}),
+                strict=True,
+            )
+        )
+        return [found[name] if name in found else every[name] for name in wanted]
+
+
+def cut(model: ir.Model, last: ir.Value) -> Iterator[Piece]:
+    """The pieces of a graph up to a value, in order.
+
+    Args:
+        model: a graph in topological order.
+        last: the value that the last piece makes, such as the input of the head.
+    """
+    graph = model.graph
+    order = {node: place for place, node in enumerate(graph)}
+    end = order[node] if (node := last.producer()) is not None else 0
+    active: set[ir.Value] = set()
+    until: dict[ir.Value, int] = {}
+    for node, place in order.items():
+        read = [value for value in node.inputs if value is not None]
+        for value in read:
+            if value in active:
+                until[value] = place
+        if product_of(node) is not None or any(value in active for value in read):
+            active.update(node.outputs)
+    until[last] = end + 1
+    enters: ir.Value | None = None
+    products: list[Product] = []
+    alive: dict[ir.Value, int] = {}
+    for node, place in order.items():
+        if place > end:
+            break
+        found = product_of(node)
+        if found is not None:
+            products.append(found)
+        alive.update({v: until[v] for v in node.outputs if v in until})
+        alive = {value: stop for value, stop in alive.items() if stop > place}
+        if place == end or (len(alive) == 1 and products):
+            (leaves,) = alive if place < end else (last,)
+            if leaves is enters and place < end:
+                continue
+            yield Piece(graph, enters, leaves, tuple(products))
+            enters, products = leaves, []

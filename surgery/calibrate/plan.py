@@ -1,0 +1,163 @@
+"""Which weight gets how many bits, why, and where its blocks come from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+import quant
+from surgery.base.errors import UserError
+from surgery.calibrate.roles import SENSITIVITY, role
+from surgery.calibrate.store import Store
+from surgery.match.products import Product
+from surgery.rewrite.weights import Source
+
+EIGHT = quant.BlockFormat(8, 128)
+"""The format of weights that 4 bits would hurt most."""
+
+
+def base_format(k: int, symmetric: bool = False, block: int = 128) -> quant.BlockFormat:
+    """The 4-bit format of rows of `k` weights: the largest block up to `block` that divides them.
+
+    Blocks of 128 have the fastest kernels and the fewest scales; a block that does not divide the
+    row would pad it. Rows that no block divides are padded to blocks of 32.
+    """
+    fitting = (size for size in (256, 128, 64, 32, 16) if size <= block and k % size == 0)
+    return quant.BlockFormat(4, next(fitting, min(block, 32)), symmetric)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A weight in the table of a plan.
+
+    Attributes:
+        name: of the weight.
+        shape: N and K.
+        bits: bits of a code; None where it stays in float.
+        block: weights that share a scale.
+        nbytes: bytes of codes, scales and zero points.
+        loss: what the chosen format is estimated to cost, in nats a token where it was measured.
+        error: error of the product's output over the output, both as root mean squares; None
+            where no calibration measured it.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    bits: int | None
+    block: int | None
+    nbytes: int
+    loss: float
+    error: float | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The formats of a decoder's linear weights.
+
+    Attributes:
+        formats: by weight; None leaves one in float.
+        rows: the table, in the order of the graph.
+        bits: bits for each weight that is quantized, scales and zero points included.
+        measured: whether losses come from this checkpoint's own activations.
+        store: where calibrated blocks lie; None where blocks are rounded as they are written.
+        kept: the format in which a weight's blocks were kept.
+        scales: dtype of kept scales.
+    """
+
+    formats: Mapping[str, quant.BlockFormat | None]
+    rows: tuple[Row, ...]
+    bits: float
+    measured: bool = False
+    store: Store | None = None
+    kept: Mapping[str, quant.BlockFormat] = field(default_factory=dict)
+    scales: ir.DataType = ir.DataType.FLOAT
+
+    def source(self, name: str, n: int, k: int) -> Source | None:
+        """Calibrated blocks of a weight [N, K], or None where it is to be rounded."""
+        format = self.formats.get(name)
+        if self.store is None or format is None or self.kept.get(name) != format:
+            return None
+        return self.store.source(name, format, n, k, self.scales)
+
+    def data(self) -> dict[str, Any]:
+        """As plain data."""
+        return {
+            "bits": round(self.bits, 4),
+            "measured": self.measured,
+            "weights": [asdict(row) for row in self.rows],
+        }
+
+
+def choose(
+    sizes: Mapping[str, tuple[int, int]],
+    offers: Mapping[str, Sequence[quant.Choice]],
+    bits: float,
+    keep: str | None,
+) -> dict[str, quant.Choice]:
+    """Spend a budget on weights; those that match `keep` stay in float and do not count.
+
+    Raises:
+        UserError: the budget is below the smallest formats, or the pattern is no regular
+            expression.
+    """
+    try:
+        pattern = re.compile(keep) if keep else None
+    except re.error as e:
+        raise UserError(f"--keep {keep}: no regular expression: {e}.") from e
+    kept = {name for name in sizes if pattern is not None and pattern.search(name)}
+    offered = {name: offers[name] for name in sizes if name not in kept}
+    weights = {name: n * k for name, (n, k) in sizes.items()}
+    try:
+        spent = quant.spend(offered, weights, bits)
+    except ValueError as e:
+        raise UserError(f"--bits {bits:g}: {str(e).removeprefix('spend: ')}") from e
+    float_ = quant.Choice(None, 0, 0.0)
+    return {name: float_ if name in kept else spent.choices[name] for name in sizes}
+
+
+def total_bits(sizes: Mapping[str, tuple[int, int]], chosen: Mapping[str, quant.Choice]) -> float:
+    """Bits for each quantized weight."""
+    counted = [name for name, choice in chosen.items() if choice.format is not None]
+    weights = sum(int(np.prod(sizes[name])) for name in counted)
+    return 8 * sum(chosen[name].nbytes for name in counted) / weights if weights else 0.0
+
+
+def from_structure(
+    products: Sequence[Product],
+    bits: float,
+    keep: str | None = None,
+    scales: ir.DataType = ir.DataType.FLOAT,
+    symmetric: bool = False,
+    block: int = 128,
+) -> Plan:
+    """A plan without a forward pass: losses are those that roles cost on another model.
+
+    Weights of the first three layers and of the last one count double, as they did there.
+    """
+    sizes, offers = {}, {}
+    for place, product in enumerate(products):
+        n, k = product.source.parts[0][1]
+        edge = place < 3 * len(products) // 30 or place >= len(products) - len(products) // 30
+        loss = SENSITIVITY[role(product)] * n * k / 1e9 * (2 if edge else 1)
+        base = base_format(k, symmetric, block)
+        sizes[product.name] = n, k
+        offers[product.name] = [
+            quant.Choice(base, base.nbytes(n, k, scales.numpy()), loss),
+            quant.Choice(EIGHT, EIGHT.nbytes(n, k, scales.numpy()), loss / 256),
+        ]
+    chosen = choose(sizes, offers, bits, keep)
+    rows = tuple(row(name, sizes[name], chosen[name]) for name in sizes)
+    formats = {name: choice.format for name, choice in chosen.items()}
+    return Plan(formats, rows, total_bits(sizes, chosen))
+
+
+def row(name: str, shape: tuple[int, int], choice: quant.Choice, error: float | None = None) -> Row:
+    """The row of a choice."""
+    form = choice.format
+    bits, block = (None, None) if form is None else (form.bits, form.block)
+    return Row(name, shape, bits, block, choice.nbytes, choice.loss, error)

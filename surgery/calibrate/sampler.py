@@ -1,0 +1,195 @@
+"""Tokens that the model itself writes: calibration without a byte from outside.
+
+Samples of the model replace real text: its layers see the inputs that they see in use. Half of
+the rows start a document, half start a user's turn, and some are answers about pictures, because
+a picture's tokens never come up in text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from surgery.answer.runtime import Prompt, Runtime
+from surgery.base.demo import DEMO
+from surgery.base.pictures import open_picture
+from surgery.calibrate.pieces import Array
+from surgery.calibrate.positions import positions
+
+TEXTS = ("What is in this picture?", "Describe this picture in detail.")
+"""What is asked about a picture, in turn."""
+ROWS = 8
+"""Rows that are sampled together: their cache has to fit in memory."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Rows of one length, and what a picture among them looks like.
+
+    Attributes:
+        ids: int64 [B, S].
+        features: float32 [M, W], what the vision graph makes of the pictures; M is 0 without.
+        places: int64 [3, B, S], positions on the three axes.
+    """
+
+    ids: npt.NDArray[np.int64]
+    features: npt.NDArray[np.float32]
+    places: npt.NDArray[np.int64]
+
+
+class Sampler:
+    """The graphs of a package as sessions, and the runtime for prompts with pictures.
+
+    Args:
+        package: a package for the CPU.
+        seed: of all draws.
+    """
+
+    def __init__(self, package: Path, seed: int = 0) -> None:
+        self.package, self.rng = package, np.random.default_rng(seed)
+        self.seed = seed
+        self.config = json.loads((package / "genai_config.json").read_text(encoding="utf-8"))
+        self.model = self.config["model"]
+        self.runtime = Runtime(package)
+        self.embedding = self.session("embedding")
+        self.width = self.embedding.get_inputs()[1].shape[1]
+
+    def session(self, part: str) -> ort.InferenceSession:
+        """A graph of the package on the CPU."""
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        return ort.InferenceSession(
+            self.package / self.model[part]["filename"], options,
+            providers=["CPUExecutionProvider"],
+        )  # fmt: skip
+
+    def embed(self, tokens: Tokens) -> dict[str, Array]:
+        """What the decoder reads of some rows, without a cache."""
+        names = [output.name for output in self.embedding.get_outputs()]
+        found = self.embedding.run(
+            names, {"input_ids": tokens.ids, "image_features": tokens.features}
+        )
+        rows, length = tokens.ids.shape
+        return {
+            **dict(zip(names, found, strict=True)),
+            "attention_mask": np.ones((rows, length), np.int64),
+            "position_ids": tokens.places,
+        }
+
+    def nothing(self) -> npt.NDArray[np.float32]:
+        """Features of no picture."""
+        return np.zeros((0, self.width), np.float32)
+
+    def text(self, rows: int, length: int) -> Iterator[Tokens]:
+        """Rows of text that the model writes at temperature 1.
+
+        Args:
+            rows: how many, half of them from the start of a document, half from a user's turn.
+            length: tokens of a row.
+        """
+        decoder = Decoding(self)
+        encode = self.runtime.tokenizer.encode
+        user = [int(token) for token in encode("<|im_start|>user\n")]
+        start = [int(self.model["bos_token_id"])]
+        for first in range(0, rows, ROWS):
+            count = min(ROWS, rows - first)
+            prompt = start if (first // ROWS) % 2 == 0 else user
+            ids = decoder.write(np.tile(np.array(prompt, np.int64), (count, 1)), length)
+            places = np.broadcast_to(np.arange(length), (3, count, length)).astype(np.int64)
+            yield Tokens(ids, self.nothing(), places)
+
+    def pictures(self, count: int, steps: int) -> Iterator[Tokens]:
+        """Prompts about the demo's pictures with the answers that the model samples.
+
+        Args:
+            count: how many.
+            steps: most tokens of an answer.
+        """
+        folder = DEMO / "images"
+        files = sorted(folder.glob("*.png"))
+        files += sorted((DEMO / "questions" / "images").glob("*.png"))
+        for i, file in enumerate(files[:count]):
+            picture = self.runtime.sizing.apply(open_picture(file))
+            prompt = self.runtime.prompt(self.runtime.ask(TEXTS[i % len(TEXTS)], 1), [picture])
+            options = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0,
+                       "random_seed": self.seed + i}  # fmt: skip
+            yield self.answered(prompt, list(self.runtime.generate(prompt, steps, options)))
+
+    def answered(self, prompt: Prompt, answer: Sequence[int]) -> Tokens:
+        """A prompt with its answer as one row."""
+        ids = np.concatenate([prompt.ids, answer]).astype(np.int64)
+        image, merge = self.model["image_token_id"], self.model["vision"]["spatial_merge_size"]
+        features, grids = self.nothing(), []
+        if (ids == image).any():
+            pixels = np.array(prompt.tensors["pixel_values"].as_numpy())
+            grid = np.array(prompt.tensors["image_grid_thw"].as_numpy()).reshape(-1, 3)
+            pixels = pixels.reshape(-1, pixels.shape[-1]).astype(np.float32)
+            vision = self.session("vision")
+            features = vision.run(
+                ["image_features"], {"pixel_values": pixels, "image_grid_thw": grid}
+            )[0]
+            grids = [(int(t), int(h), int(w)) for t, h, w in grid]
+        places = positions(ids.tolist(), image, grids, merge)
+        return Tokens(ids[None], features, places[:, None])
+
+
+class Decoding:
+    """Sampling several rows at once, on one cache that grows in place."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self.sampler = sampler
+        self.session = sampler.session("decoder")
+        self.inputs = {port.name: port for port in self.session.get_inputs()}
+
+    def write(self, prompt: npt.NDArray[np.int64], length: int) -> npt.NDArray[np.int64]:
+        """Rows that start with a prompt [B, P] and go on to `length` tokens, [B, length]."""
+        rows, known = prompt.shape
+        ids = np.empty((rows, length), np.int64)
+        ids[:, :known] = prompt
+        cache = self.cache(rows, length)
+        done = 0
+        while known < length:
+            logits = self.step(ids[:, done:known], done, cache)
+            ids[:, known] = self.draw(logits)
+            done, known = known, known + 1
+        return ids
+
+    def cache(self, rows: int, length: int) -> dict[str, ort.OrtValue]:
+        """An empty cache with room for all rows; each part is both past and present."""
+        found = {}
+        for name, port in self.inputs.items():
+            if name.startswith("past_key_values."):
+                _, heads, _, width = port.shape
+                array = np.zeros((rows, heads, length, width), np.float32)
+                found[name] = ort.OrtValue.ortvalue_from_numpy(array)
+        return found
+
+    def step(
+        self, ids: npt.NDArray[np.int64], past: int, cache: dict[str, ort.OrtValue]
+    ) -> npt.NDArray[np.float32]:
+        """Logits [B, V] behind some new tokens."""
+        rows, new = ids.shape
+        places = np.broadcast_to(np.arange(past, past + new), (3, rows, new)).astype(np.int64)
+        feeds = self.sampler.embed(Tokens(ids, self.sampler.nothing(), places))
+        feeds["attention_mask"] = np.ones((rows, past + new), np.int64)
+        binding = self.session.io_binding()
+        for name in self.inputs.keys() - cache.keys():
+            binding.bind_cpu_input(name, np.ascontiguousarray(feeds[name]))
+        for name, value in cache.items():
+            binding.bind_ortvalue_input(name, value)
+            binding.bind_ortvalue_output(name.replace("past_key_values", "present"), value)
+        binding.bind_output("logits", "cpu")
+        self.session.run_with_iobinding(binding)
+        logits = binding.get_outputs()[-1]  # in the order in which they were bound
+        return np.asarray(logits.numpy(), np.float32)[:, -1]
+
+    def draw(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+        """A token for each row, at temperature 1."""
+        noise = self.sampler.rng.gumbel(size=logits.shape)
+        return np.asarray((logits + noise).argmax(-1), np.int64)

@@ -1,0 +1,184 @@
+"""One pass over the pieces: Hessians of every weight, candidates, and what each would cost.
+
+The loss of a piece is measured: its weights are quantized, and a few short rows of tokens run
+from there through the float pieces behind it to the logits; the KL divergence from the float
+logits is the loss. Inside the piece it is shared out by how much each weight alone moves the
+piece's output. Both use forward runs only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+import quant
+from surgery.calibrate.pieces import Array, Piece
+
+Batch = Mapping[str, Array]
+"""Graph inputs of some rows of tokens, by name."""
+
+DESCENT = 2
+"""Sweeps of coordinate descent after GPTQ."""
+
+
+@dataclass
+class Candidate:
+    """A weight in one format.
+
+    Attributes:
+        blocks: its codes and scales; None once they were handed on.
+        error: mean squared error of the product's output.
+        nbytes: bytes of codes, scales and zero points.
+    """
+
+    blocks: quant.Blocks | None
+    error: float
+    nbytes: int
+
+
+@dataclass
+class Measured:
+    """What is known of one weight.
+
+    Attributes:
+        name: of the weight.
+        shape: N and K.
+        candidates: by format, the base format first.
+        norm: mean squared length of the product's output.
+        tokens: rows that its Hessian sums up.
+        damping: share of the mean diagonal that was added to the Hessian.
+        share: its share of the loss of its piece.
+        loss: KL divergence that the base format is estimated to cost, in nats a token.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    candidates: dict[quant.BlockFormat, Candidate]
+    norm: float
+    tokens: int
+    damping: float
+    share: float = 1.0
+    loss: float = 0.0
+
+
+@dataclass
+class Streams:
+    """Activations between two pieces.
+
+    Attributes:
+        main: of each batch of the calibration tokens.
+        probe: of the probe rows, float weights everywhere.
+        changed: of the probe rows, one piece quantized: by the number of that piece.
+    """
+
+    main: list[Array] = field(default_factory=list)
+    probe: Array | None = None
+    changed: dict[int, Array] = field(default_factory=dict)
+
+
+def observe(
+    piece: Piece, batches: Sequence[Batch], weights: Mapping[str, Array], main: list[Array]
+) -> tuple[list[Array], dict[str, quant.Hessian]]:
+    """Run the calibration tokens through a piece.
+
+    Returns:
+        What leaves it, and the Hessian of each input of its products by name.
+    """
+    sums: dict[str, quant.Hessian] = {}
+    leaving = []
+    for i, batch in enumerate(batches):
+        feeds = {**batch, **({piece.entering: main[i]} if piece.enters is not None else {})}
+        out, *inputs = piece.run(feeds, weights, piece.leaving, *piece.observed)
+        leaving.append(out)
+        for name, x in zip(piece.observed, inputs, strict=True):
+            if name not in sums:
+                sums[name] = quant.Hessian(x.shape[-1], np.float32)
+            sums[name].add(x)
+    return leaving, sums
+
+
+def candidates(
+    weight: npt.NDArray[np.float32],
+    hessian: npt.NDArray[np.float32],
+    factor: quant.Factor,
+    formats: Sequence[quant.BlockFormat],
+    scales_dtype: npt.DTypeLike,
+) -> dict[quant.BlockFormat, Candidate]:
+    """A weight in each format: GPTQ and coordinate descent, 8 bits rounded to nearest."""
+    found = {}
+    for form in formats:
+        if form.bits == 8:
+            blocks = quant.quantize_parallel(weight, form, scales_dtype=scales_dtype)
+        else:
+            blocks = quant.gptq(weight, factor, form, scales_dtype=scales_dtype)
+            blocks = quant.descend(weight, blocks, hessian, damping=factor.damping, sweeps=DESCENT)
+        error = quant.output_error(weight, blocks, hessian).squared_error
+        found[form] = Candidate(blocks, error, blocks.nbytes)
+    return found
+
+
+def probe(
+    piece: Piece,
+    number: int,
+    rows: Batch,
+    weights: Mapping[str, Array],
+    measured: Sequence[Measured],
+    streams: Streams,
+) -> None:
+    """Advance the probe rows through a piece and add a stream in which it alone is quantized.
+
+    The weights' shares of the piece's loss are set.
+    """
+    feeds = dict(rows)
+    if piece.enters is not None:
+        assert streams.probe is not None
+        feeds[piece.entering] = streams.probe
+
+    def run(changed: Mapping[str, Array], feeds: Batch = feeds) -> Array:
+        return piece.run(feeds, {**weights, **changed}, piece.leaving)[0]
+
+    exact = run({})
+    base = {}
+    for one in measured:
+        first = next(iter(one.candidates.values()))
+        assert first.blocks is not None
+        base[one.name] = quant.dequantize(first.blocks)
+    moved = [float(np.square(run({one.name: base[one.name]}) - exact).mean()) for one in measured]
+    for one, move in zip(measured, moved, strict=True):
+        one.share = move / sum(moved) if sum(moved) > 0 else 1 / len(moved)
+    for other, stream in streams.changed.items():
+        streams.changed[other] = run({}, {**rows, piece.entering: stream})
+    streams.changed[number] = run(base)
+    streams.probe = exact
+
+
+def divergence(
+    streams: Streams, logits: Callable[[Array], Array], rows: int = 128
+) -> dict[int, float]:
+    """KL divergence of each changed stream's logits from those of the float one, in nats a token.
+
+    Args:
+        streams: after the last piece, [B, S, H] each.
+        logits: the head, from [T, H] to [T, V].
+        rows: tokens whose logits are held at a time.
+    """
+    assert streams.probe is not None
+    width = streams.probe.shape[-1]
+    exact = streams.probe.reshape(-1, width)
+    sums = dict.fromkeys(streams.changed, 0.0)
+    for start in range(0, len(exact), rows):
+        part = slice(start, start + rows)
+        p = log_softmax(logits(exact[part]))
+        for number, stream in streams.changed.items():
+            q = log_softmax(logits(stream.reshape(-1, width)[part]))
+            sums[number] += float((np.exp(p) * (p - q)).sum())
+    return {number: max(total, 0.0) / len(exact) for number, total in sums.items()}
+
+
+def log_softmax(logits: Array) -> npt.NDArray[np.float64]:
+    """Logarithms of the probabilities of each row."""
+    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))

