@@ -44,7 +44,8 @@ def newer(model: ir.Model) -> ir.Model:
         logging.disable(level)
     if converted.opset_imports.get("") != OPSET:
         return model
-    noted = {v.name: (v.shape, v.type) for graph in model.graphs() for n in graph for v in n.outputs}
+    values = (v for graph in model.graphs() for node in graph for v in node.outputs)
+    noted = {value.name: (value.shape, value.type) for value in values}
     for value in (v for graph in converted.graphs() for n in graph for v in n.outputs):
         if not value.is_graph_output():  # the converter names every axis that it does not know
             value.shape, value.type = noted.get(value.name, (None, None))

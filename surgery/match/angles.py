@@ -60,9 +60,7 @@ def positions(angle: ir.Value) -> Iterator[ir.Value]:
             queue += [v for v in node.inputs if v is not None]
 
 
-def measured(
-    graph: ir.Graph, position: ir.Value, angle: ir.Value, count: int
-) -> np.ndarray | None:
+def measured(graph: ir.Graph, position: ir.Value, angle: ir.Value, count: int) -> np.ndarray | None:
     """The frequencies, where the angles are products with them at every probe."""
     inputs = list(dict.fromkeys([position, *graph.inputs]))
     try:

@@ -134,7 +134,7 @@ def moved(node: ir.Node, axes: Axes) -> Axes | None:
 
 def tiled(axes: Axes, before: Lengths, after: Lengths) -> Axes | None:
     """Axes written several times behind each other."""
-    out = []
+    out: list[tuple[Part, ...]] = []
     for axis, old, new in zip(axes, before, after, strict=True):
         times = quotient(new, old)
         if times is None:
@@ -154,15 +154,15 @@ def origins(value: ir.Value) -> Iterator[Origin]:
             axes = moved(node, axes) if axes is not None else None
         if axes is not None:
             yield Origin(current, axes, factor)
-        node = current.producer()
-        if node is None or node.inputs[0] is None:
+        made = current.producer()
+        if made is None or not made.inputs or made.inputs[0] is None:
             return
-        scaled = scaling(node)
+        scaled = scaling(made)
         if scaled is not None:
             current, factor = scaled[0], factor * scaled[1]
-        elif node.op_type in MOVES and node.domain == "":
-            path.append(node)
-            current = node.inputs[0]
+        elif made.op_type in MOVES and made.domain == "":
+            path.append(made)
+            current = made.inputs[0]
         else:
             return
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from typing import TypeAlias
 
 import onnx_ir as ir
 import sympy
 
-Length = int | sympy.Expr | None
+Length: TypeAlias = int | sympy.Expr | None
 """A number, an expression such as `past + sequence`, or None where nothing is known."""
-Lengths = tuple[Length, ...]
+Lengths: TypeAlias = tuple[Length, ...]
 
 WORD = re.compile(r"[A-Za-z_]\w*")
 ARITHMETIC = re.compile(r"[\w\s+*/()-]+")
@@ -22,7 +23,7 @@ LONGEST = 64
 
 @lru_cache(maxsize=4096)
 def parsed(name: str) -> int | sympy.Expr:
-    """The expression that the name of an axis spells; a symbol of that name where it spells none."""
+    """The expression that the name of an axis spells, or a symbol of that name."""
     if ARITHMETIC.fullmatch(name) and len(name) <= LONGEST and "**" not in name:
         try:
             symbols = {word: symbol(word) for word in WORD.findall(name)}
@@ -68,7 +69,7 @@ def equal(a: Length, b: Length) -> bool:
         return False
     if isinstance(a, int) or isinstance(b, int):
         return a == b
-    return a == b or sympy.expand(a - b) == 0
+    return bool(a == b or sympy.expand(a - b) == 0)
 
 
 def product(lengths: Iterable[Length]) -> Length:

@@ -222,7 +222,7 @@ def rotate(found: Rotation, op: Op, add: Builder) -> None:
 
 
 def batched(position: ir.Value, x: ir.Value, add: Builder) -> ir.Value:
-    """Positions `[B, S]` of rows x `[B, ...]`, from those that hold for every row alike `[1, S]`."""
+    """Positions `[B, S]` of rows x `[B, ...]`; those of `[1, S]` hold for every row."""
     rows = position.shape[0] if position.shape is not None else None
     batch = x.shape[0] if x.shape is not None else None
     if rows != 1 or batch == 1:

@@ -102,29 +102,35 @@ def computed(op: str, given: Sequence[Known], shape: Lengths | None) -> tuple[Le
 
 
 def add(a: Length, b: Length) -> Length:
+    """The sum."""
     return None if a is None or b is None else plain(a + b)
 
 
 def subtract(a: Length, b: Length) -> Length:
+    """The difference."""
     return None if a is None or b is None else plain(a - b)
 
 
 def multiply(a: Length, b: Length) -> Length:
+    """The product."""
     return None if a is None or b is None else plain(a * b)
 
 
 def divide(a: Length, b: Length) -> Length:
+    """The quotient, rounded towards zero as ONNX does."""
     if isinstance(a, int) and isinstance(b, int) and b:
         return int(a / b)
     return quotient(a, b)
 
 
 def least(*lengths: Length) -> Length:
+    """The smallest, where all are numbers or one length."""
     numbers = [n for n in lengths if isinstance(n, int)]
     return min(numbers) if len(numbers) == len(lengths) else one(lengths)
 
 
 def most(*lengths: Length) -> Length:
+    """The largest, where all are numbers or one length."""
     numbers = [n for n in lengths if isinstance(n, int)]
     return max(numbers) if len(numbers) == len(lengths) else one(lengths)
 
@@ -135,6 +141,7 @@ def one(lengths: Sequence[Length]) -> Length:
 
 
 def choose(condition: Length, yes: Length, no: Length) -> Length:
+    """One of two, by a condition of 1 or 0."""
     if isinstance(condition, int):
         return yes if condition else no
     return yes if equal(yes, no) else None
@@ -152,11 +159,12 @@ def same(a: Length, b: Length) -> Length:
     return None
 
 
-def not_a_length(a: Length) -> Length:
+def negated(a: Length) -> Length:
+    """1 for 0, 0 for another number."""
     return (1 - bool(a)) if isinstance(a, int) else None
 
 
-def floored(a: Length, b: Length) -> Length:
+def remainder(a: Length, b: Length) -> Length:
     """a modulo b."""
     if isinstance(a, int) and isinstance(b, int) and b:
         return a % b
@@ -164,8 +172,8 @@ def floored(a: Length, b: Length) -> Length:
 
 
 ARITHMETIC: dict[str, Callable[..., Length]] = {
-    "Add": add, "Sub": subtract, "Mul": multiply, "Div": divide, "Mod": floored, "Min": least,
-    "Max": most, "Where": choose, "Equal": same, "Not": not_a_length,
+    "Add": add, "Sub": subtract, "Mul": multiply, "Div": divide, "Mod": remainder, "Min": least,
+    "Max": most, "Where": choose, "Equal": same, "Not": negated,
 }  # fmt: skip
 
 
@@ -570,7 +578,8 @@ RULES: dict[str, Rule] = {
         ("Abs", "Ceil", "Clip", "Cos", "CumSum", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu",
          "HardSigmoid", "LeakyRelu", "Log", "LogSoftmax", "Neg", "PRelu", "Reciprocal", "Relu",
          "Round", "RotaryEmbedding", "ScatterElements", "ScatterND", "Sigmoid", "Sign", "Sin",
-         "Softmax", "Softplus", "Sqrt", "Tanh", "Tan", "TensorScatter", "Trilu", "BatchNormalization",
+         "Softmax", "Softplus", "Sqrt", "Tanh", "Tan", "TensorScatter", "Trilu",
+         "BatchNormalization",
          "InstanceNormalization", "GroupNormalization", "QuickGelu", "FastGelu", "BiasGelu",
          "HardSwish", "Swish", "Mish"), alike
     ),

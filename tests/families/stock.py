@@ -6,6 +6,7 @@ configurations say, so that shapes and constants are as large as in real graphs.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -164,7 +165,7 @@ class Encoder:
     Attributes:
         name: of the family.
         config: the class of its configuration.
-        model: the class of the encoder.
+        model: the class of the encoder, behind its module where transformers does not show it.
         heads: heads and the width of one.
         skips: residual sums that a norm reads.
         input: name of the input: pixels, features of sound or tokens.
@@ -195,7 +196,9 @@ class Encoder:
         """The random model."""
         torch.manual_seed(0)
         config = getattr(tf, self.config)(**self.settings)
-        model = getattr(tf, self.model)._from_config(config, attn_implementation=attention)
+        module, _, name = self.model.rpartition(".")
+        source = importlib.import_module(f"transformers.models.{module}") if module else tf
+        model = getattr(source, name)._from_config(config, attn_implementation=attention)
         return Features(stir(model.eval()), self.input)
 
     @property
@@ -220,7 +223,7 @@ class Encoder:
                 "input_ids": torch.from_numpy(rng.integers(3, VOCABULARY, (batch, length))),
                 "attention_mask": torch.from_numpy(mask),
             }
-        size = self.sizes["shape"] if "shape" in self.sizes else (3, 32, 32)
+        size = self.sizes.get("shape", (3, 32, 32))
         array = rng.standard_normal((batch, *size)).astype(np.float32)
         return {self.input: torch.from_numpy(array)}
 
@@ -286,10 +289,11 @@ ENCODERS = (
     Encoder("ViT", "ViTConfig", "ViTModel", (4, 80), 2 * LAYERS + 1, sizes=PICTURE),
     Encoder("BERT", "BertConfig", "BertModel", (4, 64), 2 * LAYERS + 1, "input_ids",
             {"vocab_size": VOCABULARY}, recipe="any"),
-    Encoder("Whisper's encoder", "WhisperConfig", "WhisperModel", (4, 64), 2 * LAYERS + 1,
+    Encoder("Whisper's encoder", "WhisperConfig", "whisper.modeling_whisper.WhisperEncoder", (4, 64), 2 * LAYERS + 1,
             "input_features",
             {"d_model": 256, "encoder_layers": LAYERS, "encoder_attention_heads": 4,
-             "encoder_ffn_dim": 128, "decoder_layers": 1, "max_source_positions": 50,
+             "encoder_ffn_dim": 128, "decoder_layers": 1, "decoder_attention_heads": 4,
+             "max_source_positions": 50,
              "num_mel_bins": 80, "vocab_size": VOCABULARY, "pad_token_id": 0,
              "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1, "shape": (80, 100)}, recipe="any"),
 )  # fmt: skip

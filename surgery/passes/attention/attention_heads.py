@@ -26,10 +26,10 @@ class Operands:
 class AttentionHeads(NodePass[Operands]):
     """An attention reads its heads in one way: rows split, then moved; none repeated.
 
-    before  Attention(q, k, v) with heads behind any chain of Reshape, Transpose, Unsqueeze, Squeeze,
-            Expand and scaling by a number: keys turned twice, repeat_kv, the scale on either side
-    after   Attention(Transpose(Reshape(x_q)), Transpose(Reshape(x_k)), Transpose(Reshape(x_v))), the
-            numbers in its scale, keys and values with their own number of heads
+    before  Attention(q, k, v) with heads behind any chain of Reshape, Transpose, Unsqueeze,
+            Squeeze, Expand, Tile and factors: keys turned twice, repeat_kv, scales on either side
+    after   Attention(Transpose(Reshape(x_q)), Transpose(Reshape(x_k)), Transpose(Reshape(x_v))),
+            factors in its scale, keys and values with their own number of heads
     keeps   every score up to rounding; where the numbers come from is followed axis by axis
     not     keys and values repeated differently; movements that mix heads
     why     the form that group_query_attention and multi_head_attention start from
@@ -110,5 +110,5 @@ def written(old: ir.Value, found: Heads, add: Builder) -> ir.Value:
         dims = (batch, length, found.heads, width)
         rows = add("Reshape", [rows, shape], dtype=old.dtype, shape=dims)
     perm = {"perm": [0, 2, 1, 3]}
-    dims = (batch, found.heads, length, width)
-    return add("Transpose", [rows], perm, dtype=old.dtype, shape=dims)
+    moved = (batch, found.heads, length, width)
+    return add("Transpose", [rows], perm, dtype=old.dtype, shape=moved)

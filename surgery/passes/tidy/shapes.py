@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from surgery.match.shape_rules import Known
 from surgery.match.shape_inference import annotate
+from surgery.match.shape_rules import Known
 from surgery.rewrite.builder import initializer, names, prune
 from surgery.rewrite.contract import Pass, Site
 from surgery.rewrite.matcher import constant
@@ -52,9 +52,7 @@ def work(model: ir.Model) -> list[ir.Value]:
     return list(changed)
 
 
-def settled(
-    graph: ir.Graph, node: ir.Node, value: ir.Value, known: Known, taken: set[str]
-) -> bool:
+def settled(graph: ir.Graph, node: ir.Node, value: ir.Value, known: Known, taken: set[str]) -> bool:
     """Let readers of an integer that follows from known lengths read an initializer."""
     if node.op_type == "Constant" or not value.uses() or value.is_graph_output():
         return False
