@@ -5,12 +5,14 @@ instances are not thread-safe: use one for each thread.
 """
 
 from surgery.passes.attention.attention import Attention
+from surgery.passes.attention.attention_bias import AttentionBias
 from surgery.passes.attention.attention_heads import AttentionHeads
 from surgery.passes.attention.group_query_attention import GroupQueryAttention
 from surgery.passes.attention.multi_head_attention import MultiHeadAttention
 from surgery.passes.attention.packed_attention import PackedAttention
 from surgery.passes.attention.plain_attention import PlainAttention
 from surgery.passes.attention.qkv_split import QkvSplit
+from surgery.passes.mlp.bias_gelu import BiasGelu
 from surgery.passes.mlp.gelu import Gelu
 from surgery.passes.mlp.layer_scale import LayerScale
 from surgery.passes.mlp.mixture_of_experts import MixtureOfExperts
@@ -18,6 +20,7 @@ from surgery.passes.mlp.silu import Silu
 from surgery.passes.norms.head_norm import HeadNorm
 from surgery.passes.norms.layer_norm import LayerNorm
 from surgery.passes.norms.rms_norm import RmsNorm
+from surgery.passes.norms.skip_bias import SkipBias
 from surgery.passes.norms.skip_layer_norm import SkipLayerNorm
 from surgery.passes.norms.skip_rms_norm import SkipRmsNorm
 from surgery.passes.outputs.hidden_states import HiddenStates
@@ -72,7 +75,9 @@ TIDY: tuple[Pass, ...] = (
 __all__ = [
     "TIDY",
     "Attention",
+    "AttentionBias",
     "AttentionHeads",
+    "BiasGelu",
     "DeepStack",
     "Dims",
     "FeatureConcat",
@@ -111,6 +116,7 @@ __all__ = [
     "RotaryRows",
     "Shapes",
     "Silu",
+    "SkipBias",
     "SkipLayerNorm",
     "SkipRmsNorm",
     "Slices",

@@ -22,7 +22,7 @@ from surgery.rewrite import view
 
 OPTIONS = Options(text_precision="fp32", max_length=512)
 NORMS = ("RMSNormalization", "SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization")
-ATTENTIONS = ("GroupQueryAttention", "MultiHeadAttention")
+ATTENTIONS = ("GroupQueryAttention", "MultiHeadAttention", "PackedAttention")
 FAMILIES = ("bert", "gpt2", "vit", "clip", "phi")
 """Kinds of model that onnxruntime's optimizer is tried with; the smallest graph counts."""
 
@@ -60,6 +60,8 @@ def verdict(model: ir.Model, error: float | None = None) -> Verdict:
     fused: dict[str, int] = {}
     for op, n in counts.items():
         word = op.split("::")[-1]
+        if op == "com.microsoft::Attention":
+            word = "PackedAttention"  # not ONNX's op of that name
         fused[word] = fused.get(word, 0) + n
         if word in NORMS:
             fused["norms"] = fused.get("norms", 0) + n

@@ -8,7 +8,9 @@ from surgery.engine.targets import F16, F32
 from surgery.engine.upgrade import OPSET
 from surgery.passes import (
     Attention,
+    AttentionBias,
     AttentionHeads,
+    BiasGelu,
     Dims,
     Fold,
     FreqTable,
@@ -37,6 +39,7 @@ from surgery.passes import (
     RotaryRows,
     Shapes,
     Silu,
+    SkipBias,
     SkipLayerNorm,
     SkipRmsNorm,
     Slices,
@@ -85,6 +88,8 @@ MLP: Recipe[Settings] = (
     Step(LayerScale),
     Step(SkipLayerNorm),
     Step(SkipRmsNorm),
+    Step(SkipBias, when=lambda f: f.text_dtype == F32),
+    Step(BiasGelu, when=lambda f: f.text_dtype == F32),
 )
 
 WEIGHTS: Recipe[Settings] = (
@@ -130,6 +135,7 @@ VISION: Recipe[Settings] = (
     Step(AttentionHeads),
     Step(PackedAttention),
     Step(MultiHeadAttention),
+    Step(AttentionBias, when=lambda f: f.text_dtype == F32),
     *MLP,
     *WEIGHTS,
 )
@@ -146,6 +152,7 @@ ANY: Recipe[Settings] = (
     Step(GroupQueryAttention, lambda f: {"refuse_left": True}),
     Step(PackedAttention),
     Step(MultiHeadAttention),
+    Step(AttentionBias, when=lambda f: f.text_dtype == F32),
     *MLP,
     *WEIGHTS,
 )
