@@ -19,6 +19,7 @@ import onnx_ir as ir
 from export_min import families
 from export_min.aside import meanwhile
 from export_min.checkpoint import Checkpoint, CheckpointError, open_checkpoint
+from surgery.base import manifest
 from surgery.base.console import console, progress
 from surgery.base.staging import check_free, staged
 
@@ -57,10 +58,13 @@ def export(
     check_free(output, force)
     source = open_checkpoint(checkpoint, cache_dir, revision)
     source.check_tokenizer()
+    inputs = source.path, *source.shards
+    check_free(output, force, inputs)
+    about = {"kind": "export", "versions": manifest.versions(LIBRARIES), "options": {}}
     # with two cores, the decoder here and the rest in another process: each half of the time
     apart = GRAPHS[:2] if (os.cpu_count() or 1) > 1 else ()
     here = [name for name in GRAPHS if name not in apart]
-    with progress() as bar, staged(output, force) as stage:
+    with progress() as bar, staged(output, force, about, inputs) as stage:
         bar.add_task("export", total=None)
         with meanwhile(source, stage, apart) if apart else contextlib.nullcontext():
             write_graphs(source, stage, here)

@@ -1,10 +1,6 @@
-"""What every command shares: progress on the terminal, errors in one line, exit codes."""
+"""What every command shares: progress on the terminal, and errors in one line."""
 
 from __future__ import annotations
-
-import signal
-import sys
-from collections.abc import Callable
 
 from rich.console import Console
 from rich.markup import escape
@@ -19,7 +15,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from surgery.base.errors import UserError
+from surgery.base.errors import UserError, plain
 
 console = Console(stderr=True, highlight=False)
 """Progress and messages; results go to stdout."""
@@ -46,21 +42,4 @@ def progress(in_bytes: bool = False) -> Progress:
 
 def complain(error: UserError) -> None:
     """Print an error as one line."""
-    line = escape(" ".join(str(error).split()))
-    console.print(f"[bold red]error[/]: {line}", soft_wrap=True)
-
-
-def run(command: Callable[[], int | None]) -> int:
-    """Run a command; a `UserError` becomes one line and exit code 2, Ctrl-C becomes 130."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        return command() or 0
-    except UserError as e:
-        complain(e)
-        return 2
-    except KeyboardInterrupt:
-        console.print("interrupted; nothing was written")
-        return 130
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 141
+    console.print(f"[bold red]error[/]: {escape(plain(str(error)))}", soft_wrap=True)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import onnx_ir as ir
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
+from surgery.base import manifest
 from surgery.base.console import console, progress
-from surgery.base.errors import OutputError
 from surgery.base.staging import check_free, staged
 from surgery.engine import loading, runner
 from surgery.engine.facts import Facts
@@ -23,6 +24,9 @@ from surgery.package.external_data import Layout, write_graphs
 from surgery.package.genai_config import PROCESSOR, filenames, genai_config
 from surgery.package.processor_config import processor_config
 from surgery.package.tokenizer import copy_tokenizer
+
+LIBRARIES = ("numpy", "onnx-ir", "onnxscript", "onnxruntime")
+"""Whose versions shape a package."""
 
 
 def build(
@@ -52,13 +56,17 @@ def build(
     options = options or Options()
     provider = options.execution_provider
     output = Path(output or f"build/{provider}-{options.text_precision}")
-    if output.resolve() == Path(raw).resolve():
-        raise OutputError(f"{output}: is the raw export itself. Choose another output.")
-    check_free(output, force)
+    check_free(output, force, [Path(raw)])
     facts = Facts.load(Path(raw), options)
+    inputs = facts.raw, facts.checkpoint, facts.weights
     facts.check_unchanged()
     models = operate(facts, watchers=watchers, tell=tell)
-    with staged(output, force) as stage:
+    about = {
+        "kind": "package",
+        "versions": manifest.versions(LIBRARIES),
+        "options": asdict(options),
+    }
+    with staged(output, force, about, inputs) as stage:
         names = filenames(facts)
         layout = write({names[part]: model for part, model in models.items()}, stage, facts)
     total = sum(layout.sizes.values())

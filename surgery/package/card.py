@@ -41,7 +41,7 @@ def model_card(facts: Facts, layout: Layout) -> str:
     """The README of a package."""
     options = facts.options
     sizes = "\n".join(f"| `{name}` | {size:,} |" for name, size in sorted(layout.sizes.items()))
-    source = str(facts.manifest["source"])
+    source = origin(facts)
     return TEMPLATE.format(
         title=f"{source}, ONNX, {options.execution_provider}, {options.text_precision}",
         source=f"`{source}`",
@@ -53,6 +53,14 @@ def model_card(facts: Facts, layout: Layout) -> str:
         files=sizes,
         quantization=quantization(facts),
     )
+
+
+def origin(facts: Facts) -> str:
+    """What a checkpoint is called in public: its hub id, or its folder's name without the path."""
+    source = str(facts.manifest["source"])
+    cached = f"models--{source.replace('/', '--')}"  # a hub id's folder in the hub's cache
+    known = source == "demo" or cached in facts.checkpoint.parts
+    return source if known else facts.checkpoint.name
 
 
 def quantization(facts: Facts) -> str:

@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +117,28 @@ def write_graphs(
     for name, model in graphs.items():
         ir.save(model, folder / name)
     return layout
+
+
+def files_read(model: ir.Model) -> set[Path]:
+    """The files where weights of a graph lie, those inside the graph's own file left out."""
+    read = set()
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if isinstance(tensor, ir.ExternalTensor):
+                read.add(Path(tensor.base_dir) / tensor.location)
+            elif isinstance(tensor, RowTensor):
+                read.update(stored_in(tensor.source))
+    return read
+
+
+def stored_in(source: object) -> Iterator[Path]:
+    """The files behind a source and the sources that it wraps."""
+    if isinstance(source, Stored):
+        yield source.file
+    elif is_dataclass(source):
+        for part in fields(source):
+            yield from stored_in(getattr(source, part.name))
 
 
 def external(model: ir.Model) -> Iterator[ir.Value]:
