@@ -6,6 +6,9 @@ export("Qwen/Qwen3-VL-4B-Instruct", "build/raw")
 
 from __future__ import annotations
 
+from surgery.base import early  # noqa: F401  before anything that takes time
+
+# isort: split
 import contextlib
 import gc
 import json
@@ -18,9 +21,10 @@ import onnx_ir as ir
 
 from export_min import families
 from export_min.aside import meanwhile
-from export_min.checkpoint import Checkpoint, CheckpointError, open_checkpoint
+from export_min.checkpoint import Checkpoint, open_checkpoint
 from surgery.base import manifest
 from surgery.base.console import console, progress
+from surgery.base.errors import CheckpointError
 from surgery.base.staging import check_free, staged
 
 __all__ = ["CheckpointError", "export", "open_checkpoint"]

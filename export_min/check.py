@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from export_min.checkpoint import CheckpointError, open_checkpoint
+from export_min.checkpoint import open_checkpoint
 from surgery.base.console import console, progress
-from surgery.base.errors import OutputError
+from surgery.base.errors import CheckpointError, OutputError
 from surgery.base.pictures import open_picture
 
 PROMPTS = (

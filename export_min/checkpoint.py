@@ -6,7 +6,6 @@ its safetensors shard (https://huggingface.co/docs/safetensors/index#format).
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from dataclasses import dataclass
@@ -20,11 +19,10 @@ import onnx_ir as ir
 import safetensors
 
 from export_min.families import FAMILIES
-from surgery.base.errors import UserError
+from surgery.base.demo import DEMO
+from surgery.base.errors import CheckpointError, first_line
+from surgery.base.files import read_json
 from surgery.base.shards import header_digest
-
-DEMO = Path(__file__).parent / "demo"
-"""The embedded demo checkpoint: the real architecture, small."""
 
 DTYPES = {"F32": ir.DataType.FLOAT, "F16": ir.DataType.FLOAT16, "BF16": ir.DataType.BFLOAT16}
 
@@ -42,10 +40,6 @@ TOKENIZER_FILES = (
 
 FILES = ("*.safetensors", "*.safetensors.index.json", "*config.json", *TOKENIZER_FILES)
 """What a download needs of a repository."""
-
-
-class CheckpointError(UserError):
-    """The checkpoint cannot be used. The message is one line: what was found, what to do."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +78,7 @@ class Checkpoint:
     @cached_property
     def config(self) -> dict[str, Any]:
         """config.json as written; one of a family that can be exported, or `CheckpointError`."""
-        config = read_json(self.path / "config.json")
+        config = read_json(self.path / "config.json", CheckpointError)
         found = config.get("model_type")
         if found not in FAMILIES:
             known = ", ".join(f"{kind!r} ({name})" for kind, name in FAMILIES.items())
@@ -102,7 +96,7 @@ class Checkpoint:
         index = self.path / "model.safetensors.index.json"
         names = ["model.safetensors"]
         if index.is_file():
-            places = read_json(index).get("weight_map")
+            places = read_json(index, CheckpointError).get("weight_map")
             if not isinstance(places, dict) or not all(isinstance(p, str) for p in places.values()):
                 raise CheckpointError(f"{index}: no weight_map from tensors to files.")
             names = sorted(set(places.values()))
@@ -130,7 +124,7 @@ class Checkpoint:
     def check_tokenizer(self) -> None:
         """Raise `CheckpointError` unless the files that make prompts are there."""
         for name in ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json"):
-            read_json(self.path / name)
+            read_json(self.path / name, CheckpointError)
 
 
 def open_checkpoint(
@@ -161,19 +155,6 @@ def open_checkpoint(
             f"{name}: no such directory, and the hub cannot be reached for it: {first_line(e)}"
         ) from e
     return Checkpoint(Path(path), name, revision)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file, or a `CheckpointError` that names the file and the place."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as e:
-        raise CheckpointError(f"{path.parent}: {path.name} is missing.") from e
-    except (UnicodeDecodeError, json.JSONDecodeError) as e:
-        raise CheckpointError(f"{path}: not valid JSON: {e}.") from e
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: holds a {type(value).__name__}, needs an object.")
-    return value
 
 
 def read_header(shard: Path) -> dict[str, Weight]:
@@ -207,8 +188,3 @@ def header_size(shard: Path) -> int:
     """Bytes of the JSON header, from the eight bytes before it."""
     with shard.open("rb") as file:
         return int.from_bytes(file.read(8), "little")
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, to keep ours to one."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -15,9 +15,8 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from export_min import families
 from export_min.checkpoint import Checkpoint
 from export_min.trace import checked_weights, load_config, quiet
-
-IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
-"""How a prompt marks the place of a picture."""
+from surgery.base.errors import CheckpointError, UserError
+from surgery.base.prompts import IMAGE_PAD, turn
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,7 @@ class Reference:
             CheckpointError: it cannot be used; transformers would fill in a missing weight.
         """
         checkpoint.check_tokenizer()
+        self.source = checkpoint.source
         family = families.load(checkpoint.model_type)
         checked_weights(checkpoint, family, load_config(checkpoint, family))
         with quiet():
@@ -52,23 +52,35 @@ class Reference:
         self.model.generation_config = GenerationConfig(pad_token_id=pad)
 
     def chat(self, text: str, pictures: int = 0) -> str:
-        """A user turn as the checkpoint's chat template writes it, pictures first."""
-        message = [{"role": "user", "content": IMAGE * pictures + text}]
+        """A user turn as the checkpoint's chat template writes it, pictures first.
+
+        Raises:
+            UserError: the text itself holds a mark of a picture.
+        """
+        message = [{"role": "user", "content": turn(text, pictures)}]
         result: str = self.tokenizer.apply_chat_template(
             message, tokenize=False, add_generation_prompt=True
         )
         return result
 
     def inputs(self, prompt: str, images: Sequence[Image.Image] = ()) -> dict[str, torch.Tensor]:
-        """What the model takes for a prompt with one `IMAGE` mark a picture, in order."""
+        """What the model takes for a prompt that marks the place of each picture, in order.
+
+        Raises:
+            UserError: the prompt marks more or fewer places than there are pictures.
+        """
         features: dict[str, Any] = {}
         if images:
             features = dict(self.images(images=list(images), return_tensors="pt"))
             merge = self.config.vision_config.spatial_merge_size**2
-            parts = prompt.split("<|image_pad|>")
+            parts = prompt.split(IMAGE_PAD)
             counts = [int(grid.prod()) // merge for grid in features["image_grid_thw"]]
-            assert len(parts) == len(counts) + 1, "one image mark a picture"
-            pads = ["<|image_pad|>" * count for count in counts]
+            if len(parts) != len(counts) + 1:
+                raise UserError(
+                    f"the prompt holds {IMAGE_PAD} {len(parts) - 1} times, needs it once for each "
+                    f"of {len(counts)} pictures."
+                )
+            pads = [IMAGE_PAD * count for count in counts]
             prompt = parts[0] + "".join(a + b for a, b in zip(pads, parts[1:], strict=True))
         encoded = self.tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
         ids = encoded["input_ids"]
@@ -103,13 +115,26 @@ class Reference:
         return Answer(tokens, logits)
 
     def replace(self, weights: Iterable[tuple[str, np.ndarray]]) -> None:
-        """Compute with other weights, by parameter name; a tied head gets one of its own."""
+        """Compute with other weights, by parameter name; a tied head gets one of its own.
+
+        Raises:
+            CheckpointError: the model has no such weight, or one of another shape.
+        """
+        own = dict(self.model.named_parameters(remove_duplicate=False))
         for name, array in weights:
+            shape = list(own[name].shape) if name in own else None
+            if shape != list(array.shape):
+                found = "has none" if shape is None else f"has {shape}"
+                raise CheckpointError(
+                    f"{self.source}: {name} of shape {list(array.shape)} cannot replace a weight: "
+                    f"the checkpoint {found} of that name. Is it the checkpoint that the package "
+                    f"was made from?"
+                )
             weight = torch.from_numpy(array)
             if name == "lm_head.weight":
                 self.model.lm_head.weight = torch.nn.Parameter(weight)
             else:
-                self.model.get_parameter(name).data.copy_(weight)
+                own[name].data.copy_(weight)
 
     def text(self, tokens: Sequence[int]) -> str:
         """Tokens as text, special ones left out."""

@@ -22,9 +22,10 @@ import torch
 from transformers.utils import logging as hf_logging
 
 from export_min import attention, experts
-from export_min.checkpoint import Checkpoint, CheckpointError, Weight
+from export_min.checkpoint import Checkpoint, Weight
 from export_min.families import Family
 from export_min.graphs import Spec
+from surgery.base.errors import CheckpointError
 
 OPSET = 23
 """The first opset with `Attention`, grouped and with a boolean mask."""

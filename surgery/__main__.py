@@ -6,11 +6,14 @@ first word names it, and without one the package is built.
 
 from __future__ import annotations
 
+from surgery.base import early  # noqa: F401  before anything that takes time
+
+# isort: split
 import argparse
 import importlib
 import sys
 
-from surgery.base.console import run
+from surgery.base.guard import run
 
 COMMANDS = {
     "build": "turn raw graphs into a package (the default)",
@@ -24,8 +27,13 @@ COMMANDS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse the command line and run a command."""
+    """Parse the command line and run a command; returns its exit code."""
     words = sys.argv[1:] if argv is None else argv
+    return run(lambda: command_line(words))
+
+
+def command_line(words: list[str]) -> int:
+    """Parse the command line and run a command, errors not caught."""
     named = bool(words) and words[0] in COMMANDS
     foreign = any(word.partition("=")[0] == "--recipe" for word in words)
     command = words[0] if named else "apply" if foreign else "build"
@@ -41,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     module.configure(parser)
     # intermixed: "chat DIR --image PATH PROMPT" has an option between its two words
     args = parser.parse_intermixed_args(words[1:] if named else words)
-    return run(lambda: module.main(args))
+    return int(module.main(args))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ from collections.abc import Generator
 
 from PIL import Image
 
-from surgery.answer.runtime import Runtime, Sampling, turn
+from surgery.answer.runtime import Runtime, Sampling
+from surgery.base.prompts import turn
 
 
 class Conversation:

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from surgery.answer.pytorch import PyTorch
 from surgery.answer.runtime import GREEDY, Prompt, Runtime
 from surgery.base.errors import UserError
 from surgery.base.pictures import open_picture
@@ -117,7 +118,7 @@ def parse(path: Path, number: int, line: str) -> Question:
 def evaluate(
     runtime: Runtime,
     questions: Sequence[Question],
-    reference: Any = None,
+    pytorch: PyTorch | None = None,
     max_tokens: int = 64,
     report: Callable[[int], None] = lambda done: None,
 ) -> list[Verdict]:
@@ -126,7 +127,7 @@ def evaluate(
     Args:
         runtime: the package.
         questions: what to ask.
-        reference: `export_min.reference.Reference` to compare with; None for the package alone.
+        pytorch: the checkpoint to compare with; None for the package alone.
         max_tokens: most tokens of an answer.
         report: called with the number of questions done.
     """
@@ -134,11 +135,11 @@ def evaluate(
     for done, question in enumerate(questions, 1):
         pictures = [runtime.sizing.apply(open_picture(path)) for path in question.pictures]
         prompt = runtime.prompt(runtime.ask(question.text, len(pictures)), pictures)
-        if reference is None:
+        if pytorch is None:
             tokens = list(runtime.generate(prompt, max_tokens, GREEDY))
             verdicts.append(Verdict(question, runtime.text(tokens)))
         else:
-            verdicts.append(compare(runtime, prompt, pictures, question, reference, max_tokens))
+            verdicts.append(compare(runtime, prompt, pictures, question, pytorch, max_tokens))
         report(done)
     return verdicts
 
@@ -148,17 +149,17 @@ def compare(
     prompt: Prompt,
     pictures: Sequence[Image.Image],
     question: Question,
-    reference: Any,
+    pytorch: PyTorch,
     max_tokens: int,
 ) -> Verdict:
     """Ask both: the package follows PyTorch's answer, and where it would not, gives its own."""
-    inputs = reference.inputs(reference.chat(question.text, len(pictures)), pictures)
-    if inputs["input_ids"][0].tolist() != prompt.ids.tolist():
+    asked = pytorch.prompt(question.text, pictures)
+    if not np.array_equal(asked.ids, prompt.ids):
         raise UserError(
             f"{question.text!r}: the package's prompt is not PyTorch's. Is it the checkpoint that "
             f"the package was made from? python -m surgery verify compares the two."
         )
-    answer = reference.generate(inputs, max_tokens)
+    answer = pytorch.generate(asked, max_tokens)
     logits = runtime.follow(prompt, answer.tokens)
     tokens = list(answer.tokens)
     if not np.array_equal(logits.argmax(-1), tokens):
@@ -166,7 +167,7 @@ def compare(
     return Verdict(
         question,
         runtime.text(tokens),
-        reference.text(answer.tokens),
+        answer.text,
         tokens == answer.tokens,
         tuple(float(kl) for kl in divergence(answer.logits, logits)),
     )

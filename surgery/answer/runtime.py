@@ -13,11 +13,10 @@ import numpy.typing as npt
 import onnxruntime_genai as og
 from PIL import Image
 
-from surgery.base.errors import PackageError, UserError
+from surgery.base.errors import PackageError, UserError, first_line
+from surgery.base.files import read_json
 from surgery.base.pictures import Sizing, png
-
-IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
-"""How a prompt marks the place of a picture."""
+from surgery.base.prompts import turn
 
 
 @dataclass(frozen=True)
@@ -94,9 +93,9 @@ class Runtime:
             PackageError: no package there, or the runtime cannot load it.
         """
         self.folder = Path(folder)
-        self.config = read_json(self.folder, "genai_config.json")
+        self.config = read_package(self.folder, "genai_config.json")
         name = self.config["model"]["vision"].get("config_filename", "processor_config.json")
-        self.sizing = Sizing.of(read_json(self.folder, name))
+        self.sizing = Sizing.of(read_package(self.folder, name))
         self.context = int(self.config["model"]["context_length"])
         try:
             config = og.Config(str(self.folder))
@@ -107,7 +106,9 @@ class Runtime:
             self.tokenizer = og.Tokenizer(self.model)
             self.processor = self.model.create_multimodal_processor()
         except RuntimeError as e:
-            raise PackageError(f"{folder}: onnxruntime-genai cannot load it: {brief(e)}") from e
+            raise PackageError(
+                f"{folder}: onnxruntime-genai cannot load it: {first_line(e)}"
+            ) from e
 
     def chat(self, messages: Sequence[dict[str, str]]) -> str:
         """A conversation as the chat template writes it, ready for the next answer."""
@@ -116,7 +117,7 @@ class Runtime:
                 json.dumps(list(messages)), add_generation_prompt=True
             )
         except RuntimeError as e:
-            raise PackageError(f"{self.folder}: chat template: {brief(e)}") from e
+            raise PackageError(f"{self.folder}: chat template: {first_line(e)}") from e
         return text
 
     def ask(self, question: str, pictures: int = 0) -> str:
@@ -128,7 +129,7 @@ class Runtime:
         return self.chat([{"role": "user", "content": turn(question, pictures)}])
 
     def prompt(self, text: str, pictures: Sequence[Image.Image] = ()) -> Prompt:
-        """Tokenize a prompt that marks the place of each picture with `IMAGE`.
+        """Tokenize a prompt that marks the place of each picture with `surgery.base.prompts.IMAGE`.
 
         Raises:
             UserError: the prompt fills the context.
@@ -196,39 +197,13 @@ class Runtime:
         return str(self.tokenizer.decode(np.array(tokens, np.int32)))
 
 
-def turn(text: str, pictures: int = 0) -> str:
-    """Content of a user turn, pictures first.
-
-    Raises:
-        UserError: the text holds the runtime's mark for a picture.
-    """
-    if "<|vision_start|>" in text:
-        raise UserError(
-            "the question holds <|vision_start|>, which the runtime takes for a picture."
-        )
-    return IMAGE * pictures + text
-
-
-def read_json(folder: Path, name: str) -> dict[str, Any]:
+def read_package(folder: Path, name: str) -> dict[str, Any]:
     """A JSON file of a package.
 
     Raises:
         PackageError: not there, or no JSON object.
     """
-    path = folder / name
     if not folder.is_dir():
         raise PackageError(f"{folder}: no such directory.")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as e:
-        raise PackageError(f"{folder}: no package here ({name} is missing).") from e
-    except (OSError, ValueError) as e:
-        raise PackageError(f"{path}: cannot be read: {e}.") from e
-    if not isinstance(value, dict):
-        raise PackageError(f"{path}: holds a {type(value).__name__}, needs an object.")
-    return value
-
-
-def brief(error: BaseException) -> str:
-    """The first line of an error's message."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    missing = f"{folder}: no package here ({name} is missing)."
+    return read_json(folder / name, PackageError, missing, broken="cannot be read")

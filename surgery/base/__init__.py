@@ -1,4 +1,4 @@
-"""What `export_min` and `surgery` share: errors, the terminal, outputs, shards, pictures.
+"""What `export_min` and `surgery` share: errors, files, the terminal, pictures, prompts, the demo.
 
 Imports neither of the two packages beyond this room.
 """

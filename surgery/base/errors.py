@@ -20,6 +20,15 @@ class PackageError(UserError):
     """A directory is not what it should be: a file is missing, or two files disagree."""
 
 
+class CheckpointError(UserError):
+    """The checkpoint cannot be used. The message is one line: what was found, what to do."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a foreign error's message, to keep ours to one; its class where empty."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def plain(text: str) -> str:
     """Text that may hold names from files as one line that is safe to print.
 

@@ -30,10 +30,9 @@ from typing import Any, TextIO
 
 from surgery.base.errors import UserError, plain
 
+WRITER = "qwen3vl-surgery"
 BUG = 70
 """Exit code for our mistakes; EX_SOFTWARE of sysexits.h."""
-REPORT = "https://github.com/qwen3vl-surgery/qwen3vl-surgery/issues"
-"""Where to report them."""
 OURS = ("surgery", "export_min", "quant")
 MISTAKES = (AssertionError, AttributeError, NameError, NotImplementedError, TypeError)
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
@@ -64,7 +63,7 @@ def run(command: Callable[[], int | None]) -> int:
 def told(error: Exception) -> int:
     """Print an error; returns the exit code."""
     if is_mistake(error):
-        say(f"error: this is a bug, please report it at {REPORT}: {line(error)}")
+        say(f"error: this is a bug of {WRITER}: {line(error)}. Please report it, with the rest:")
         traceback.print_exception(error)
         return BUG
     say(f"error: {line(error)}")

@@ -20,7 +20,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from surgery.base.errors import UserError
 
 LONGEST_ASPECT = 200
-"""Sides differ by this factor at most."""
+"""Sides differ by this factor at most (`smart_resize` in transformers)."""
 
 
 def open_picture(path: str | Path) -> Image.Image:

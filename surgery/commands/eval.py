@@ -9,12 +9,14 @@ next token along PyTorch's answers, in nats.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surgery.base.console import console, progress
+from surgery.base.demo import QUESTIONS
 from surgery.base.errors import OutputError, UserError
 from surgery.commands.verify import add_checkpoint
 
@@ -50,6 +52,7 @@ def configure(p: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Ask, then print the table."""
     from surgery.answer.evaluation import evaluate, read_questions, summarize
+    from surgery.answer.pytorch import PyTorch
     from surgery.answer.runtime import Runtime
 
     for name in ("limit", "max_tokens"):
@@ -57,21 +60,20 @@ def main(args: argparse.Namespace) -> int:
             raise UserError(
                 f"{name.replace('_', '-')} is {getattr(args, name)}, must be 1 or more."
             )
-    path = Path(args.questions) if args.questions else demo_questions()
+    path = Path(args.questions) if args.questions else QUESTIONS
     questions = read_questions(path, args.limit)
     runtime = Runtime(args.package)
-    reference = None
-    if args.against is not None:
-        from export_min import open_checkpoint  # torch, asked only here
-        from export_min.reference import Reference
-
-        reference = Reference(open_checkpoint(args.against, args.cache_dir, args.revision))
-    with progress() as bar:
+    with contextlib.ExitStack() as stack:
+        pytorch = None
+        if args.against is not None:
+            running = PyTorch.running(args.against, args.cache_dir, args.revision)
+            pytorch = stack.enter_context(running)
+        bar = stack.enter_context(progress())
         task = bar.add_task("questions", total=len(questions))
         verdicts = evaluate(
             runtime,
             questions,
-            reference,
+            pytorch,
             args.max_tokens,
             lambda done: bar.update(task, completed=done),
         )
@@ -80,13 +82,6 @@ def main(args: argparse.Namespace) -> int:
     if args.json:
         save(args, path, summary, verdicts)
     return 0
-
-
-def demo_questions() -> Path:
-    """The questions that come with the demo checkpoint."""
-    from export_min.checkpoint import DEMO
-
-    return DEMO / "questions" / "questions.jsonl"
 
 
 def show(summary: dict[str, dict[str, float]]) -> None:

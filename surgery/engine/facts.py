@@ -12,6 +12,7 @@ from typing import Any
 import onnx_ir as ir
 
 from surgery.base.errors import PackageError, UserError
+from surgery.base.files import read_json
 from surgery.base.pictures import LONGEST_ASPECT
 from surgery.base.shards import header_digest
 from surgery.engine.families import TRAITS, Traits
@@ -50,15 +51,9 @@ class Facts(Settings):
             UserError: the provider does not compute in the chosen precision.
         """
         path = raw / "manifest.json"
-        try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as e:
-            raise PackageError(
-                f"{raw}: no raw export (manifest.json missing). Run python -m export_min first."
-            ) from e
-        except json.JSONDecodeError as e:
-            raise PackageError(f"{path}: not valid JSON: {e}.") from e
-        lacking = [key for key in MANIFEST if not isinstance(manifest, dict) or key not in manifest]
+        missing = f"{raw}: no raw export (manifest.json missing). Run python -m export_min first."
+        manifest = read_json(path, PackageError, missing)
+        lacking = [key for key in MANIFEST if key not in manifest]
         if lacking:
             raise PackageError(f"{path}: no {lacking[0]!r}. Run python -m export_min again.")
         facts = cls(raw, manifest, options=options)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from surgery.answer.runtime import brief
+from surgery.base.errors import first_line
 from surgery.verify.finding import Finding, close
 from surgery.verify.opened import PARTS, Opened, port
 
@@ -38,7 +38,7 @@ class Session:
         try:
             self.session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as e:  # onnxruntime raises kinds of its own, straight from Exception
-            raise RunError(brief(e)) from e
+            raise RunError(first_line(e)) from e
         self.outputs = [output.name for output in self.session.get_outputs()]
 
     def __call__(self, feed: dict[str, Array]) -> dict[str, Array]:
@@ -46,7 +46,7 @@ class Session:
         try:
             return dict(zip(self.outputs, self.session.run(None, feed)))
         except Exception as e:
-            raise RunError(brief(e)) from e
+            raise RunError(first_line(e)) from e
 
 
 def check_graphs(package: Opened) -> Iterator[Finding]:

@@ -10,6 +10,8 @@ import numpy as np
 import onnx_ir as ir
 
 import quant
+from surgery.answer.pytorch import PyTorch
+from surgery.answer.runtime import Runtime
 from surgery.base.errors import PackageError
 from surgery.verify.finding import Finding, close
 from surgery.verify.opened import INT4, Opened
@@ -46,36 +48,31 @@ def check_logits(
     except PackageError as e:
         yield Finding("logits", f"made for {package.provider}, not run: {e}")
         return
-    from export_min import open_checkpoint  # torch, asked only here
-    from export_min.reference import Reference
+    with PyTorch.running(checkpoint, cache_dir, revision) as pytorch:
+        if package.precision == INT4:
+            pytorch.replace(unpacked(package))
+        for count in (0, 1, 2):
+            yield compare(package, runtime, pytorch, count)
 
-    reference = Reference(open_checkpoint(checkpoint, cache_dir, revision))
-    if package.precision == INT4:
-        reference.replace(unpacked(package))
-    for count in (0, 1, 2):
-        what = f"logits, {count} pictures"
-        pictures = sample(runtime.sizing, count)
-        inputs = reference.inputs(
-            reference.chat(QUESTION, count), [runtime.sizing.apply(p) for p in pictures]
-        )
-        prompt = runtime.prompt(runtime.ask(QUESTION, count), pictures)
-        wanted = inputs["input_ids"].numpy().reshape(-1)
-        if not np.array_equal(wanted, prompt.ids):
-            yield Finding(
-                what, problem=f"prompt of {prompt.length} tokens, PyTorch has {len(wanted)} others"
-            )
-            continue
-        answer = reference.generate(inputs, STEPS, stop=False)
-        logits = runtime.follow(prompt, answer.tokens)
-        if logits.shape != answer.logits.shape:
-            yield Finding(
-                what, problem=f"{logits.shape[1]} logits, PyTorch has {answer.logits.shape[1]}"
-            )
-            continue
-        steps = abs(logits - answer.logits).max(axis=-1)
-        difference = float(np.median(steps) if may_choose_otherwise(package) else steps.max())
-        scale = float(abs(answer.logits).max())
-        yield close(what, difference, scale, TOLERANCE[package.precision])
+
+def compare(package: Opened, runtime: Runtime, pytorch: PyTorch, count: int) -> Finding:
+    """Both on one question about `count` pictures."""
+    what = f"logits, {count} pictures"
+    pictures = [runtime.sizing.apply(picture) for picture in sample(runtime.sizing, count)]
+    asked = pytorch.prompt(QUESTION, pictures)
+    prompt = runtime.prompt(runtime.ask(QUESTION, count), pictures)
+    if not np.array_equal(asked.ids, prompt.ids):
+        problem = f"prompt of {prompt.length} tokens, PyTorch has {len(asked.ids)} others"
+        return Finding(what, problem=problem)
+    answer = pytorch.generate(asked, STEPS, stop=False)
+    logits = runtime.follow(prompt, answer.tokens)
+    if logits.shape != answer.logits.shape:
+        problem = f"{logits.shape[1]} logits, PyTorch has {answer.logits.shape[1]}"
+        return Finding(what, problem=problem)
+    steps = abs(logits - answer.logits).max(axis=-1)
+    difference = float(np.median(steps) if may_choose_otherwise(package) else steps.max())
+    scale = float(abs(answer.logits).max())
+    return close(what, difference, scale, TOLERANCE[package.precision])
 
 
 def may_choose_otherwise(package: Opened) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from surgery.answer.runtime import read_json
+from surgery.answer.runtime import read_package
 from surgery.engine import loading
 
 PARTS = ("vision", "embedding", "decoder")
@@ -25,7 +25,7 @@ class Opened:
             PackageError: no genai_config.json there.
         """
         self.folder = folder
-        self.config: dict[str, Any] = read_json(folder, "genai_config.json")
+        self.config: dict[str, Any] = read_package(folder, "genai_config.json")
 
     @property
     def model(self) -> dict[str, Any]:
@@ -35,7 +35,7 @@ class Opened:
     @cached_property
     def processor(self) -> dict[str, Any]:
         """processor_config.json."""
-        return read_json(self.folder, self.model["vision"]["config_filename"])
+        return read_package(self.folder, self.model["vision"]["config_filename"])
 
     @cached_property
     def graphs(self) -> dict[str, ir.Model]:

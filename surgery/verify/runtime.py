@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from surgery.answer.runtime import GREEDY, ON_CPU, Runtime, brief
-from surgery.base.errors import PackageError
+from surgery.answer.runtime import GREEDY, ON_CPU, Runtime
+from surgery.base.errors import PackageError, first_line
 from surgery.base.pictures import Sizing
 from surgery.verify.finding import Finding
 from surgery.verify.opened import Opened
@@ -30,9 +30,9 @@ def check_runtime(package: Opened) -> Iterator[Finding]:
             )
     except (PackageError, RuntimeError) as e:
         if package.provider == "cpu":
-            yield Finding("answers", problem=brief(e))
+            yield Finding("answers", problem=first_line(e))
         else:
-            yield Finding("answers", f"made for {package.provider}, not run: {brief(e)}")
+            yield Finding("answers", f"made for {package.provider}, not run: {first_line(e)}")
 
 
 def open_runtime(package: Opened) -> Runtime:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from export_min.checkpoint import DEMO
+from surgery.base.demo import DEMO
 
 FILES = (
     "config.json",

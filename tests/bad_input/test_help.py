@@ -11,7 +11,10 @@ from surgery.__main__ import main as surgery
 
 @pytest.mark.parametrize(
     ("main", "words"),
-    [(export, []), (export, ["check"]), (surgery, []), *((surgery, [name]) for name in COMMANDS)],
+    [
+        *((export, words) for words in ([], ["check"], ["answer"])),
+        *((surgery, words) for words in ([], *([name] for name in COMMANDS))),
+    ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else value.__module__,
 )
 def test_help(main, words, capsys):

@@ -15,9 +15,9 @@ from PIL import Image
 from tiny_checkpoint import TINY, write_checkpoint
 
 from export_min import export, open_checkpoint
-from export_min.checkpoint import DEMO
 from export_min.reference import Reference
 from surgery.answer.runtime import Prompt, Runtime
+from surgery.base.demo import DEMO
 from surgery.base.pictures import png
 from surgery.engine.options import Options
 from surgery.jobs.build import build

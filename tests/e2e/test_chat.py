@@ -140,6 +140,7 @@ def test_greedy_is_a_temperature_of_zero():
         (("{package}", "--image", "{thin}", "hello"), "one side may be 200 times the other"),
         (("{package}", "hello " * 5000), "the prompt has"),
         (("{package}", "what is <|vision_start|>?"), "takes for a picture"),
+        (("{package}", "what is <|image_pad|>?"), "takes for a picture"),
         (("{package}", "--temperature", "-1", "hello"), "temperature is -1.0"),
         (("{package}", "--top-p", "0", "hello"), "top-p is 0.0"),
         (("{package}", "--max-tokens", "0", "hello"), "max-tokens is 0"),

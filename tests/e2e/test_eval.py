@@ -126,6 +126,7 @@ def test_a_limit_is_spread_over_the_file(tmp_path):
         ('{"question": "?"}', "line 1: not a question: 'answer' is missing"),
         ('{"question": "?", "answer": 3}', "must be text"),
         ('{"question": "?", "answer": "!", "image": "missing.png"}', "no such picture"),
+        ('{"question": "<|image_pad|>?", "answer": "!"}', "takes for a picture"),
     ],
 )
 def test_errors_are_one_line(demo, tmp_path, capsys, text, message):

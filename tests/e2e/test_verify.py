@@ -32,6 +32,12 @@ def test_another_checkpoint_is_told_apart(demo, cases, capsys):
     assert code == 1 and "PyTorch has 640" in out
 
 
+def test_unpacked_weights_that_another_checkpoint_has_not(demo, cases, capsys):
+    assert main(["verify", str(demo.int4), "--checkpoint", str(cases("half").checkpoint)]) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "cannot replace a weight" in line and "that the package was made from?" in line
+
+
 def edit(name, *path):
     """Damage: another value in a JSON file."""
 

@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 
 from export_min import export, families, open_checkpoint
 from export_min.trace import expected_weights, load_config
+from surgery.base.demo import DEMO
 
 ROOT = Path(__file__).resolve().parents[2]
-DEMO = ROOT / "export_min" / "demo"
 
 TEXT = {
     "hidden_size": 64,

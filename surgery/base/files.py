@@ -1,0 +1,36 @@
+"""Files that the program reads and somebody else wrote."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from surgery.base.errors import UserError
+
+
+def read_json(
+    path: Path, error: type[UserError], missing: str = "", broken: str = "not valid JSON"
+) -> dict[str, Any]:
+    """Read a file that holds one JSON object.
+
+    Args:
+        path: the file, UTF-8.
+        error: the class of the error, which says what the file belongs to.
+        missing: the message where there is no such file; by default it names folder and file.
+        broken: what the message says of a file that cannot be decoded.
+
+    Raises:
+        UserError: of class `error`: the file is missing or unreadable, or holds something else.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as e:
+        raise error(missing or f"{path.parent}: {path.name} is missing.") from e
+    except ValueError as e:  # not UTF-8, or not JSON
+        raise error(f"{path}: {broken}: {e}.") from e
+    except OSError as e:
+        raise error(f"{path}: cannot be read: {e.strerror}.") from e
+    if not isinstance(value, dict):
+        raise error(f"{path}: holds a {type(value).__name__}, needs an object.")
+    return value
