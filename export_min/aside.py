@@ -39,7 +39,12 @@ def meanwhile(source: Checkpoint, stage: Path, names: Sequence[str]) -> Iterator
     command = [sys.executable, "-m", "export_min.aside", str(source.path), str(stage), *names]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        command,
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,  # Ctrl-C comes to this process alone, which ends that one
     ) as child:
         watch = Watch(child)
         try:
@@ -54,6 +59,7 @@ def meanwhile(source: Checkpoint, stage: Path, names: Sequence[str]) -> Iterator
             raise
         finally:
             child.kill()
+            watch.thread.join()
         if child.returncode:
             raise failure(child, watch.said, names)
 

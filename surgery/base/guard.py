@@ -153,8 +153,8 @@ def streams() -> Iterator[None]:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
     before = sys.stdin, sys.stdout, sys.stderr
     sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115
-    sys.stdout = Stream(sys.stdout or open(os.devnull, "w"), "standard output")  # type: ignore[assignment]  # noqa: SIM115
-    sys.stderr = Stream(sys.stderr or open(os.devnull, "w"), "")  # type: ignore[assignment]  # noqa: SIM115
+    sys.stdout = Stream(sys.stdout or open(os.devnull, "w"), "standard output")  # noqa: SIM115
+    sys.stderr = Stream(sys.stderr or open(os.devnull, "w"), "")  # noqa: SIM115
     try:
         yield
     finally:

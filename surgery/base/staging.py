@@ -293,7 +293,7 @@ def move_in(places: Places) -> None:
     """
     target, adopted = places.target, places.hidden(OLD)
     if found(target) and manifest.read(target) is None:  # of a version without manifests
-        listed = {name: {} for name in found(target) if name != manifest.NAME}
+        listed: dict[str, object] = {name: {} for name in found(target) if name != manifest.NAME}
         manifest.write_object(adopted, {"writer": manifest.WRITER, "files": listed})
         adopted.replace(target / manifest.NAME)
     synchronize(places.hidden(NEW))

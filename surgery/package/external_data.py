@@ -46,9 +46,10 @@ class Place:
 
 @dataclass
 class Job:
-    """One source and the places of its arrays."""
+    """One source, a name of it, and the places of its arrays."""
 
     source: Source
+    name: str = ""
     places: dict[int, Place] = field(default_factory=dict)
 
 
@@ -73,7 +74,7 @@ class Layout:
             place = self.take(file, tensor.nbytes)
             self.arrays.append((place, tensor))
             return place
-        job = self.jobs.setdefault(tensor.source, Job(tensor.source))
+        job = self.jobs.setdefault(tensor.source, Job(tensor.source, tensor.name or ""))
         if tensor.part not in job.places:
             job.places[tensor.part] = self.take(file, tensor.nbytes)
         return job.places[tensor.part]
@@ -97,6 +98,10 @@ def write_graphs(
 
     Returns:
         What was written where.
+
+    Raises:
+        PackageError: a file with weights is gone or too short; nothing was written then.
+        OSError: the folder cannot be written; its file name lies in it.
     """
     layout = Layout()
     for name, model in graphs.items():
@@ -113,6 +118,9 @@ def write_graphs(
                 name=value.name or "",
                 base_dir=folder,
             )
+    for source in layout.jobs:
+        for stored in stored_in(source):
+            stored.check()
     write_data(layout, folder, threads or os.cpu_count() or 1, report)
     for name, model in graphs.items():
         ir.save(model, folder / name)
@@ -128,14 +136,14 @@ def files_read(model: ir.Model) -> set[Path]:
             if isinstance(tensor, ir.ExternalTensor):
                 read.add(Path(tensor.base_dir) / tensor.location)
             elif isinstance(tensor, RowTensor):
-                read.update(stored_in(tensor.source))
+                read.update(stored.file for stored in stored_in(tensor.source))
     return read
 
 
-def stored_in(source: object) -> Iterator[Path]:
-    """The files behind a source and the sources that it wraps."""
+def stored_in(source: object) -> Iterator[Stored]:
+    """The stored weights behind a source and the sources that it wraps."""
     if isinstance(source, Stored):
-        yield source.file
+        yield source
     elif is_dataclass(source):
         for part in fields(source):
             yield from stored_in(getattr(source, part.name))
@@ -185,6 +193,8 @@ def write_data(
             for future in running:
                 done += future.result()
             report(total, total)
+    except OSError as e:
+        raise OSError(e.errno, e.strerror, e.filename or str(folder)) from e
     finally:
         for descriptor in files.values():
             os.close(descriptor)
@@ -234,7 +244,12 @@ def input_shape(source: Any) -> tuple[int, ...]:
 def write_piece(job: Job, start: int, stop: int, files: Mapping[str, int]) -> int:
     """Compute rows of a source and write each array's part."""
     written = 0
-    for part, rows in enumerate(job.source.read(start, stop)):
+    try:
+        parts = job.source.read(start, stop)
+    except Exception as e:
+        e.add_note(job.name)
+        raise
+    for part, rows in enumerate(parts):
         place = job.places.get(part)
         if place is not None:
             shape = job.source.parts[part][1]
