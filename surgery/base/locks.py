@@ -33,10 +33,20 @@ def locked(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if os.name == "nt":  # no open file can be removed there
-            os.close(descriptor)
+        drop(path, descriptor)
+
+
+def drop(path: Path, descriptor: int) -> None:
+    """Remove the file of a lock that is held, and let go; Ctrl-C meanwhile does not stop that."""
+    if os.name == "nt":  # no open file can be removed there
+        os.close(descriptor)
+    try:
         with contextlib.suppress(OSError):
             path.unlink()
+    except KeyboardInterrupt:
+        path.unlink(missing_ok=True)
+        raise
+    finally:
         if os.name != "nt":
             os.close(descriptor)
 
@@ -51,6 +61,10 @@ def take(path: Path) -> int:
                 return descriptor
         except FileNotFoundError:
             pass  # who held it removed it; ours is a file without a name
+        except KeyboardInterrupt:
+            lock(descriptor)  # the file is ours to remove only with its lock
+            drop(path, descriptor)
+            raise
         except BaseException:
             os.close(descriptor)
             raise

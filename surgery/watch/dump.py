@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from surgery.base import manifest
 from surgery.base.errors import OutputError
 from surgery.engine.facts import Facts
 from surgery.engine.recipes.qwen_vl import RECIPES
@@ -26,7 +28,9 @@ from surgery.watch.results import data
 from surgery.watch.store import Store, Weights
 
 RUN = "run.json"
-"""What a dump knows besides the graphs; marks a directory as ours."""
+"""What a dump knows besides the graphs; its writer marks a directory as ours."""
+FILES = re.compile(r"\d\d_\w+\.(txt|onnx)|weights\.data")
+"""Names of the files in a graph's folder, beside links to shards."""
 
 MISSES = 20
 """Near-misses that a step keeps."""
@@ -117,15 +121,23 @@ def miss_data(miss: Miss) -> dict[str, Any]:
 def claim(folder: Path) -> None:
     """Make a directory ours, dropping an earlier dump in it.
 
+    Of an earlier dump the folders of graphs go, unless they hold a file that no dump writes.
+
     Raises:
         OutputError: the directory holds something else, or cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()) and not (folder / RUN).is_file():
-            raise OutputError(f"{folder}: not empty and no earlier dump ({RUN} missing).")
+        present = sorted(manifest.files(folder))
+        about = manifest.read_object(folder / RUN) or {}
+        if present and about.get("writer") != manifest.WRITER:
+            raise OutputError(f"{folder}: not empty and no earlier dump (no {RUN} of a dump).")
+        for name in present:
+            if not is_dumped(folder, name):
+                raise OutputError(f"{folder}: holds {name}, no part of a dump. Use another folder.")
         for name in RECIPES:
-            shutil.rmtree(folder / name, ignore_errors=True)
+            if (folder / name).is_dir():
+                shutil.rmtree(folder / name)
         write_run(folder, {})
     except OSError as e:
         raise OutputError(f"{folder}: cannot be written: {e.strerror}.") from e
@@ -133,4 +145,13 @@ def claim(folder: Path) -> None:
 
 def write_run(folder: Path, run: dict[str, Any]) -> None:
     """Write `RUN`."""
-    (folder / RUN).write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
+    whole = {"writer": manifest.WRITER, "kind": "dump", **run}
+    (folder / RUN).write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+
+
+def is_dumped(folder: Path, name: str) -> bool:
+    """Whether a file, by its path in the directory, lies in no graph's folder or is a dump's."""
+    graph, _, last = name.partition("/")
+    if graph not in RECIPES or not last:
+        return graph not in RECIPES or (folder / name).is_dir()
+    return (folder / name).is_symlink() or bool(FILES.fullmatch(last))
