@@ -282,7 +282,7 @@ def replace(places: Places) -> None:
         except BaseException:  # Ctrl-C between the two renames, too
             old.rename(target)
             raise
-        shutil.rmtree(old, ignore_errors=True)
+        remove(old)
     synchronize(target.parent)
 
 

@@ -87,7 +87,7 @@ class Stored:
         shape = (last - first, *self.shape[1:]) if self.shape else ()
         rows = np.empty(shape, self.dtype.numpy())
         offset = self.offset + first * math.prod(self.shape[1:]) * rows.itemsize
-        into = memoryview(rows.reshape(-1).view(np.uint8))
+        into = memoryview(rows.reshape(-1).view(np.uint8).data)
         try:
             with self.file.open("rb", buffering=0) as file:
                 file.seek(offset)
