@@ -1,4 +1,4 @@
-"""A Qwen-VL checkpoint becomes three raw ONNX graphs whose weights still lie in the checkpoint.
+"""Export a Qwen-VL checkpoint as three raw ONNX graphs that refer to its weights in place.
 
 from export_min import export
 export("Qwen/Qwen3-VL-4B-Instruct", "build/raw")
@@ -32,7 +32,7 @@ __all__ = ["CheckpointError", "export", "open_checkpoint"]
 GRAPHS = ("vision", "embedding", "decoder")
 MANIFEST = "manifest.json"
 LIBRARIES = ("torch", "transformers", "onnx-ir", "onnxscript")
-"""Whose versions shape a graph."""
+"""Libraries whose versions determine the exported graphs. The manifest records them."""
 
 
 def export(
@@ -42,12 +42,15 @@ def export(
     revision: str | None = None,
     force: bool = False,
 ) -> Path:
-    """Write `vision.onnx`, `embedding.onnx`, `decoder.onnx` and a manifest.
+    """Write `vision.onnx`, `embedding.onnx`, `decoder.onnx` and `manifest.json`.
+
+    Export never reads weights, so their size does not matter.
 
     Args:
-        checkpoint: a local directory or a hub id; the embedded demo by default.
-        output: the directory to write, whole or not at all.
-        cache_dir: where the hub keeps its downloads.
+        checkpoint: a local directory or a hub id. By default, the demo checkpoint that the project
+            contains.
+        output: the directory to write. It appears only when it is complete.
+        cache_dir: the download cache of the Hugging Face hub.
         revision: branch, tag or commit on the hub.
         force: replace an earlier output.
 
@@ -65,7 +68,8 @@ def export(
     inputs = source.path, *source.shards
     check_free(output, force, inputs)
     about = {"kind": "export", "versions": manifest.versions(LIBRARIES), "options": {}}
-    # with two cores, the decoder here and the rest in another process: each half of the time
+    # With two cores, this process traces the decoder while another one traces the other two graphs.
+    # Both take about the same time.
     apart = GRAPHS[:2] if (os.cpu_count() or 1) > 1 else ()
     here = [name for name in GRAPHS if name not in apart]
     with progress() as bar, staged(output, force, about, inputs) as stage:
@@ -93,7 +97,11 @@ def write_graphs(source: Checkpoint, folder: Path, names: Sequence[str]) -> None
 
 @contextlib.contextmanager
 def uncollected() -> Iterator[None]:
-    """No garbage collection: tracing makes millions of objects that live to its end."""
+    """Turn garbage collection off for the whole process while the block runs.
+
+    Tracing creates millions of objects that live until its end, and the collector would visit all
+    of them again and again.
+    """
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -104,8 +112,11 @@ def uncollected() -> Iterator[None]:
 
 
 def trace_all(source: Checkpoint, names: Sequence[str] = GRAPHS) -> Iterator[tuple[str, ir.Model]]:
-    """Yield name and model of the graphs `names`, initializers pointing into the checkpoint."""
-    from export_min import trace, unroll  # torch takes seconds to import
+    """Trace the graphs `names` and yield each with its name.
+
+    Their initializers are external tensors that point into the shards of the checkpoint.
+    """
+    from export_min import trace, unroll  # late, because importing torch takes seconds
 
     family = families.load(source.model_type)
     config = trace.load_config(source, family)
@@ -124,7 +135,7 @@ def trace_all(source: Checkpoint, names: Sequence[str] = GRAPHS) -> Iterator[tup
 
 
 def write_manifest(source: Checkpoint, path: Path) -> None:
-    """What the graphs were made from: surgery needs nothing else to find the weights."""
+    """Write what the graphs were made from. `surgery` finds the weights with nothing else."""
     from export_min.trace import load_config
 
     config = load_config(source, families.load(source.model_type))

@@ -1,7 +1,8 @@
-"""`python -m export_min`: a checkpoint to raw graphs.
+"""The command line of `export_min`.
 
-`python -m export_min check`: is the checkpoint sound? `python -m export_min answer`: PyTorch's
-answers for another program.
+`python -m export_min` exports a checkpoint as raw ONNX graphs. `python -m export_min check` runs
+the checkpoint in PyTorch, to see whether its answers make sense. `python -m export_min answer`
+answers the questions of another program in PyTorch.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from surgery.base.arguments import add_hub
 from surgery.base.guard import run
 
 
@@ -22,18 +24,15 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def parser(command: str, description: str) -> argparse.ArgumentParser:
-    """The options that the commands share."""
+    """Return a parser with the options that the commands share."""
     result = argparse.ArgumentParser(f"python -m export_min{command}", description=description)
     result.add_argument(
         "-i",
         "--input",
         metavar="CHECKPOINT",
-        help="a local directory or a hub id (default: the embedded demo checkpoint)",
+        help="a local directory or a hub id (default: the demo checkpoint)",
     )
-    result.add_argument(
-        "-c", "--cache-dir", "--cache_dir", metavar="DIR", help="where the hub keeps downloads"
-    )
-    result.add_argument("--revision", help="branch, tag or commit on the hub")
+    add_hub(result)
     return result
 
 
@@ -41,12 +40,16 @@ def export_command(words: list[str]) -> int:
     """Export the three raw graphs."""
     from export_min import export
 
-    options = parser("", "Export a Qwen-VL checkpoint as raw ONNX graphs, weights left in place.")
+    options = parser(
+        "", "Export a Qwen-VL checkpoint as raw ONNX graphs that refer to its weights in place."
+    )
     options.epilog = (
         "python -m export_min check: run the checkpoint in PyTorch first. "
-        "python -m export_min answer: answer another program's questions in PyTorch."
+        "python -m export_min answer: answer the questions of another program in PyTorch."
     )
-    options.add_argument("-o", "--output", default="build/raw", help="default: %(default)s")
+    options.add_argument(
+        "-o", "--output", default="build/raw", help="directory to write (default: %(default)s)"
+    )
     options.add_argument("--force", action="store_true", help="replace an earlier output")
     args = options.parse_args(words)
     export(args.input, args.output, args.cache_dir, args.revision, args.force)
@@ -54,15 +57,27 @@ def export_command(words: list[str]) -> int:
 
 
 def check_command(words: list[str]) -> int:
-    """Run the PyTorch pipeline on a few prompts and a picture."""
+    """Run the checkpoint in PyTorch on four prompts and a picture."""
     from export_min.check import check
 
     options = parser(" check", "Run a checkpoint in PyTorch on four prompts and a picture.")
-    options.add_argument("--image", metavar="PATH", help="your picture (default: a red circle)")
     options.add_argument(
-        "--max-new-tokens", "--max_new_tokens", type=int, default=64, help="default: %(default)s"
+        "--image", metavar="PATH", help="picture of the last prompt (default: a red circle)"
     )
-    options.add_argument("-o", "--output", default="pytorch_test_outputs.txt")
+    options.add_argument(
+        "--max-new-tokens",
+        "--max_new_tokens",
+        type=int,
+        default=64,
+        metavar="N",
+        help="largest number of tokens in an answer (default: %(default)s)",
+    )
+    options.add_argument(
+        "-o",
+        "--output",
+        default="pytorch_test_outputs.txt",
+        help="text file for the answers (default: %(default)s)",
+    )
     args = options.parse_args(words)
     check(args.input, args.output, args.cache_dir, args.revision, args.max_new_tokens, args.image)
     return 0

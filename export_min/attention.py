@@ -1,6 +1,7 @@
-"""The attention functions that make Qwen-VL traceable, put into transformers' public registry.
+"""Attention functions that torch.onnx can trace, registered with transformers.
 
-No module is patched: transformers looks attention up by name (`config._attn_implementation`).
+transformers looks up the attention function by name (`config._attn_implementation`) in a public
+registry, so no module has to be patched.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 GROUPED = "grouped_sdpa"
 PACKED = "flash_packed_sdpa"
-"""transformers hands `cu_seqlens` over only to an implementation with "flash" in its name; the
-others split by a Python list of lengths, which no trace can hold."""
+"""The name contains "flash" because transformers passes `cu_seqlens` only to such implementations.
+For any other name it splits the tensors by a Python list of lengths, which a trace would freeze."""
 
 
 def grouped_sdpa(
@@ -27,20 +28,20 @@ def grouped_sdpa(
     scaling: float,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Grouped-query attention that never repeats keys and values: one ONNX `Attention` node.
+    """Grouped-query attention without repeated keys and values, exported as one `Attention` node.
 
     Args:
         module: the calling attention module, unused.
         query: `[B, N, S, D]`.
-        key: `[B, K, T, D]` with K key/value heads, N a multiple of K; `value` alike.
-        value: see `key`.
-        attention_mask: bool `[B, 1, S, T]`, true where a query may look.
-        scaling: factor on the scores.
+        key: `[B, K, T, D]` with K key/value heads; N is a multiple of K.
+        value: `[B, K, T, D]`.
+        attention_mask: bool `[B, 1, S, T]`, true where a query attends to a key.
+        scaling: factor applied to the scores.
 
     Returns:
-        `[B, S, N, D]`, and None for the weights that nobody asked for.
+        The result `[B, S, N, D]`, and None in place of the attention weights.
     """
-    grouped = query.shape[1] != key.shape[1]  # torch.onnx takes the flag for a promise
+    grouped = query.shape[1] != key.shape[1]  # set, torch.onnx takes N and K to differ
     out = F.scaled_dot_product_attention(
         query, key, value, attn_mask=attention_mask, scale=scaling, enable_gqa=grouped
     )
@@ -57,23 +58,23 @@ def packed_sdpa(
     cu_seq_lens_q: torch.Tensor,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention inside each segment of a packed row, any number of segments of any length.
+    """Attention within each segment of a packed row, for any number of segments of any length.
 
-    The segment of a position is the number of boundaries at or below it. Counting stays right for
-    other segment counts than the example's; `torch.bucketize` does not: torch 2.13 unrolls its
-    binary search over the example's.
+    The index of a position's segment is the number of boundaries at or below it. Counting them
+    works for any number of segments. `torch.bucketize` would not: torch 2.13 unrolls its binary
+    search for the number of segments in the example inputs.
 
     Args:
         module: the calling attention module, unused.
-        query: `[1, N, P, D]`, P patches; `key` and `value` alike.
-        key: see `query`.
-        value: see `query`.
-        attention_mask: None; the segments are the mask.
-        scaling: factor on the scores.
-        cu_seq_lens_q: `[segments + 1]`, boundaries from 0 to P.
+        query: `[1, N, P, D]` for P patches.
+        key: `[1, N, P, D]`.
+        value: `[1, N, P, D]`.
+        attention_mask: None, because the segments define the mask.
+        scaling: factor applied to the scores.
+        cu_seq_lens_q: `[segments + 1]`, the boundaries of the segments, from 0 to P.
 
     Returns:
-        `[1, P, N, D]`, and None for the weights that nobody asked for.
+        The result `[1, P, N, D]`, and None in place of the attention weights.
     """
     position = torch.arange(query.shape[2], device=query.device)
     segment = (position[:, None] >= cu_seq_lens_q[None, 1:]).sum(-1)
@@ -83,7 +84,7 @@ def packed_sdpa(
 
 
 def register() -> None:
-    """Make both names known to transformers. Calling it again changes nothing."""
+    """Register both functions with transformers. Further calls change nothing."""
     ALL_ATTENTION_FUNCTIONS.register(GROUPED, grouped_sdpa)
     ALL_ATTENTION_FUNCTIONS.register(PACKED, packed_sdpa)
     ALL_MASK_ATTENTION_FUNCTIONS.register(GROUPED, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])

@@ -1,4 +1,4 @@
-"""Run a checkpoint in PyTorch on a few prompts, to know that it is sound before exporting it."""
+"""Run a checkpoint in PyTorch on a few prompts, to see before an export that it works."""
 
 from __future__ import annotations
 
@@ -29,18 +29,19 @@ def check(
     max_new_tokens: int = 64,
     image: str | Path | None = None,
 ) -> str:
-    """Answer four text prompts and one about a picture; print the answers and save them.
+    """Answer four text prompts and a prompt with a picture; print and save the answers.
 
     Args:
-        checkpoint: a local directory or a hub id; the embedded demo by default.
+        checkpoint: a local directory or a hub id. By default, the demo checkpoint that the project
+            contains.
         output: text file for the answers.
-        cache_dir: where the hub keeps its downloads.
+        cache_dir: the download cache of the Hugging Face hub.
         revision: branch, tag or commit on the hub.
-        max_new_tokens: length of an answer.
-        image: the picture; a red circle by default.
+        max_new_tokens: largest number of tokens in an answer.
+        image: the picture. By default, a red circle.
 
     Returns:
-        What was saved.
+        The text that was saved.
 
     Raises:
         CheckpointError: the checkpoint cannot be used, or its logits are not finite.
@@ -48,7 +49,7 @@ def check(
     """
     source = open_checkpoint(checkpoint, cache_dir, revision)
     picture = circle() if image is None else open_picture(image)
-    from export_min.reference import Reference  # torch takes seconds to import
+    from export_min.reference import Reference  # late, because importing torch takes seconds
 
     reference = Reference(source)
     tasks: list[tuple[str, str, list[Image.Image]]] = [(*prompt, []) for prompt in PROMPTS]
@@ -61,7 +62,9 @@ def check(
             inputs = reference.inputs(reference.chat(prompt, len(images)), images)
             answer = reference.generate(inputs, max_new_tokens)
             if not np.isfinite(answer.logits).all():
-                raise CheckpointError(f"{source.source}: logits are not finite on {prompt!r}.")
+                raise CheckpointError(
+                    f"{source.source}: the logits for the prompt {prompt!r} are not finite."
+                )
             lines += ["", f"[{name}] {prompt}", reference.text(answer.tokens)]
             bar.advance(task)
     text = "\n".join(lines) + "\n"
@@ -75,7 +78,7 @@ def check(
 
 
 def circle() -> Image.Image:
-    """A red circle on white."""
+    """Draw a red circle on a white background."""
     picture = Image.new("RGB", (128, 128), "white")
     ImageDraw.Draw(picture).ellipse((32, 32, 96, 96), fill="red")
     return picture

@@ -1,7 +1,7 @@
-"""A checkpoint in the Hugging Face layout: its configuration and where each weight lies.
+"""A checkpoint in the Hugging Face layout: its configuration and the location of each weight.
 
-Nothing here reads a weight. A weight is a file, an offset and a length, taken from the header of
-its safetensors shard (https://huggingface.co/docs/safetensors/index#format).
+Nothing here reads weight data. The header of a safetensors shard gives the offset and length of
+each weight in the file (https://huggingface.co/docs/safetensors/index#format).
 """
 
 from __future__ import annotations
@@ -24,7 +24,12 @@ from surgery.base.errors import CheckpointError, first_line
 from surgery.base.files import read_json
 from surgery.base.shards import header_digest
 
-DTYPES = {"F32": ir.DataType.FLOAT, "F16": ir.DataType.FLOAT16, "BF16": ir.DataType.BFLOAT16}
+SAFETENSORS_DTYPES = {
+    "F32": ir.DataType.FLOAT,
+    "F16": ir.DataType.FLOAT16,
+    "BF16": ir.DataType.BFLOAT16,
+}
+"""Dtypes that a weight may have, by their names in safetensors headers."""
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -36,15 +41,15 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
-"""What a package carries of the tokenizer, where the checkpoint has it."""
+"""Files of the tokenizer. A checkpoint has some of them."""
 
 FILES = ("*.safetensors", "*.safetensors.index.json", "*config.json", *TOKENIZER_FILES)
-"""What a download needs of a repository."""
+"""Patterns of the files to download from a repository."""
 
 
 @dataclass(frozen=True)
 class Weight:
-    """One tensor of a shard, by place; its bytes are never read here."""
+    """The location of one tensor in a shard. Its data is never read here."""
 
     file: Path
     offset: int
@@ -54,7 +59,7 @@ class Weight:
     shape: tuple[int, ...]
 
     def tensor(self, name: str) -> ir.ExternalTensor:
-        """The weight as an external tensor named `name`, found under its file's own folder."""
+        """Return the weight as an external tensor with the folder of its file as base directory."""
         return ir.ExternalTensor(
             self.file.name,
             self.offset,
@@ -68,7 +73,7 @@ class Weight:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A local checkpoint directory, validated file by file on access."""
+    """A local checkpoint directory. Each file is read and validated when it is first used."""
 
     path: Path
     source: str
@@ -77,28 +82,36 @@ class Checkpoint:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """config.json as written; one of a family that can be exported, or `CheckpointError`."""
+        """The content of config.json as written.
+
+        Raises:
+            CheckpointError: the file is missing or broken, or its model_type is not supported.
+        """
         config = read_json(self.path / "config.json", CheckpointError)
         found = config.get("model_type")
         if found not in FAMILIES:
             known = ", ".join(f"{kind!r} ({name})" for kind, name in FAMILIES.items())
-            raise CheckpointError(f"{self.source}: model_type is {found!r}, needs {known}.")
+            raise CheckpointError(
+                f"{self.source}: model_type is {found!r}, needs to be one of {known}."
+            )
         return config
 
     @property
     def model_type(self) -> str:
-        """The family, one of `FAMILIES`."""
+        """The `model_type` of config.json, one of `FAMILIES`."""
         return str(self.config["model_type"])
 
     @cached_property
     def shards(self) -> tuple[Path, ...]:
-        """The safetensors files, symbolic links resolved (in the hub cache a shard is one)."""
+        """The safetensors files, with symbolic links resolved: the hub cache stores links."""
         index = self.path / "model.safetensors.index.json"
         names = ["model.safetensors"]
         if index.is_file():
             places = read_json(index, CheckpointError).get("weight_map")
             if not isinstance(places, dict) or not all(isinstance(p, str) for p in places.values()):
-                raise CheckpointError(f"{index}: no weight_map from tensors to files.")
+                raise CheckpointError(
+                    f"{index}: has no weight_map that maps tensor names to files."
+                )
             names = sorted(set(places.values()))
         missing = [name for name in names if not (self.path / name).is_file()]
         if missing or not names:
@@ -110,7 +123,7 @@ class Checkpoint:
 
     @cached_property
     def weights(self) -> dict[str, Weight]:
-        """Every tensor of every shard by its checkpoint name."""
+        """Every tensor of every shard, by its name in the checkpoint."""
         weights: dict[str, Weight] = {}
         for shard in self.shards:
             weights |= read_header(shard)
@@ -118,11 +131,11 @@ class Checkpoint:
 
     @cached_property
     def headers(self) -> dict[str, str]:
-        """SHA-256 of each shard's header (names, dtypes, shapes, places), by file name."""
+        """SHA-256 of each shard's header (names, dtypes, shapes and offsets), by file name."""
         return {shard.name: header_digest(shard) for shard in self.shards}
 
     def check_tokenizer(self) -> None:
-        """Raise `CheckpointError` unless the files that make prompts are there."""
+        """Raise `CheckpointError` if a file of the tokenizer or image processor is missing."""
         for name in ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json"):
             read_json(self.path / name, CheckpointError)
 
@@ -130,12 +143,13 @@ class Checkpoint:
 def open_checkpoint(
     source: str | Path | None = None, cache_dir: str | None = None, revision: str | None = None
 ) -> Checkpoint:
-    """Find a checkpoint: a local directory, a hub id, or the embedded demo (None or "demo").
+    """Find a local directory, download a hub id, or take the demo checkpoint (None or "demo").
 
-    A hub id goes through huggingface_hub and so honours its token, cache and offline mode.
+    huggingface_hub does the download, so its token, cache and offline mode apply.
 
     Raises:
-        CheckpointError: no such directory, and no such hub id or no way to reach it.
+        CheckpointError: there is no such directory, and the hub has no such repository or cannot
+            be reached.
     """
     name = "demo" if source is None else str(source)
     if source is None or (name == "demo" and not Path(name).exists()):
@@ -143,25 +157,30 @@ def open_checkpoint(
     if Path(name).is_dir():
         return Checkpoint(Path(name).resolve(), name)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
-        raise CheckpointError(f"{name}: no such directory, and not a hub id of the form org/name.")
+        raise CheckpointError(
+            f"{name}: there is no such directory, and it is not a hub id of the form org/name."
+        )
     try:
         path = huggingface_hub.snapshot_download(
             name, revision=revision, cache_dir=cache_dir, allow_patterns=list(FILES)
         )
     except (huggingface_hub.errors.HfHubHTTPError, huggingface_hub.errors.HFValidationError) as e:
-        raise CheckpointError(f"{name}: the hub says: {first_line(e)}") from e
+        raise CheckpointError(f"{name}: the hub refused the download: {first_line(e)}") from e
     except (OSError, huggingface_hub.errors.LocalEntryNotFoundError) as e:
         raise CheckpointError(
-            f"{name}: no such directory, and the hub cannot be reached for it: {first_line(e)}"
+            f"{name}: no such directory, and the hub cannot be reached: {first_line(e)}"
         ) from e
     return Checkpoint(Path(path), name, revision)
 
 
 def read_header(shard: Path) -> dict[str, Weight]:
-    """The tensors of one shard by name.
+    """Return the tensors of one shard by name.
 
-    `safetensors` itself checks the file (header, contiguous places, length); huggingface_hub's
-    parser tells the places, which `safetensors` keeps to itself.
+    `safetensors` checks the file: its header, its length, and that tensors follow each other
+    without gaps. It does not expose the offsets, so the parser of huggingface_hub reads those.
+
+    Raises:
+        CheckpointError: the file is broken, or a tensor has a dtype that is not supported.
     """
     try:
         with safetensors.safe_open(shard, framework="numpy"):
@@ -172,19 +191,20 @@ def read_header(shard: Path) -> dict[str, Weight]:
     base = 8 + header_size(shard)
     weights = {}
     for name, info in header.tensors.items():
-        if info.dtype not in DTYPES:
+        if info.dtype not in SAFETENSORS_DTYPES:
             raise CheckpointError(
-                f"{shard.name}: {name} is {info.dtype}, needs one of {', '.join(DTYPES)}. "
-                f"Quantized checkpoints are not supported: start from the original one."
+                f"{shard.name}: {name} is {info.dtype}, needs to be one of "
+                f"{', '.join(SAFETENSORS_DTYPES)}. "
+                f"Quantized checkpoints are not supported: use the original one."
             )
         start, stop = info.data_offsets
-        dtype = DTYPES[info.dtype]
+        dtype = SAFETENSORS_DTYPES[info.dtype]
         assert stop - start == math.prod(info.shape) * dtype.itemsize
         weights[name] = Weight(shard, base + start, stop - start, dtype, tuple(info.shape))
     return weights
 
 
 def header_size(shard: Path) -> int:
-    """Bytes of the JSON header, from the eight bytes before it."""
+    """Return the length of the JSON header in bytes, from the first eight bytes of a shard."""
     with shard.open("rb") as file:
         return int.from_bytes(file.read(8), "little")

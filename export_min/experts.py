@@ -1,19 +1,23 @@
-"""A mixture of experts without a loop, put into transformers' public experts registry.
+"""A mixture of experts without a loop, registered with transformers.
 
-transformers' own forms go over the experts that were chosen, or sort tokens by expert: shapes that
-depend on data, which no graph can hold. Here every expert works on every token, and the router's
-scores, zero for the experts not chosen, weigh what they say.
+The implementations in transformers loop over the chosen experts or sort the tokens by expert. Both
+create shapes that depend on data, which torch.onnx cannot trace. Here every expert processes every
+token, and the sum over experts is weighted by the router's scores, which are zero for the experts
+that were not chosen.
 
-    bytes and operations for T tokens, k of E experts, weights of w bytes an expert:
-                            weights read       products         largest activation
-    every expert            E * w              E * T            E * T * 2I
-    chosen weights, picked  k * T * w, copied  k * T            k * T * w
-    a fused MoE op          min(E, k * T) * w  k * T            k * T * 2I
+Cost for T tokens and k of E experts, where the weights of an expert take w bytes and I is the width
+inside an expert:
 
-With 128 experts of which 8 are active, the first does 16 times the work of the last whatever T is.
-The second would be as good for one token; but for 500 tokens of a 30B-A3B it would copy 75 GB of
-float32 weights a layer where the first holds 0.4 GB of activations. So the first is the form that
-always runs, and `surgery` fuses it where a provider has the op.
+                               weights read         expert runs   largest activation
+    every expert               E * w                E * T         E * T * 2I
+    gather the chosen weights  k * T * w, copied    k * T         k * T * w
+    a fused MoE op             min(E, k * T) * w    k * T         k * T * 2I
+
+With 128 experts of which 8 are active, the first form does 16 times the work of the last for any T.
+The second form would be as cheap as the last for one token. For 500 tokens of a 30B-A3B model,
+however, it would copy 75 GB of float32 weights in each layer, where the first form needs 0.4 GB for
+activations. The export therefore uses the first form, which runs everywhere, and `surgery` fuses it
+into one op for the execution providers that have it.
 """
 
 from __future__ import annotations
@@ -32,14 +36,14 @@ def every_expert(
     top_k_index: torch.Tensor,
     top_k_weights: torch.Tensor,
 ) -> torch.Tensor:
-    """Two products for all experts at once, exact up to the order of sums.
+    """Two matrix products over all experts, equal to the loop up to the order of summation.
 
-    The scores go to the upward half before it meets the gate: an expert that was not chosen then
-    multiplies finite numbers by zero, where its product might overflow float16. The second product
-    sums over experts too, so no expert's output is ever stored.
+    The scores multiply `up` before the gate does. For an expert that was not chosen, the product
+    is then zero, while gate times `up` could overflow in float16. The second matrix product also
+    sums over the experts, so the output of a single expert is never stored.
 
     Args:
-        module: gate_up_proj `[E, 2I, H]`, gate first, and down_proj `[E, H, I]`.
+        module: holds gate_up_proj `[E, 2I, H]`, with the gate first, and down_proj `[E, H, I]`.
         hidden_states: `[T, H]`.
         top_k_index: `[T, k]`, the experts of each token.
         top_k_weights: `[T, k]`, their scores.
@@ -58,5 +62,5 @@ def every_expert(
 
 
 def register() -> None:
-    """Make the name known to transformers. Calling it again changes nothing."""
+    """Register the function with transformers. Further calls change nothing."""
     ALL_EXPERTS_FUNCTIONS.register(EVERY, every_expert)

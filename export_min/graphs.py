@@ -1,10 +1,11 @@
-"""The three graphs of a vision-language model as thin modules: what goes in and out, what varies.
+"""The three graphs of a vision-language model as modules with named inputs and outputs.
 
-Each module calls Hugging Face's own; none reimplements a layer. Every size is dynamic: batch,
-sequence, past, images, patches. Letters: B batch, S sequence, P past, T = P + S, H text width,
-D number of DeepStack layers, I images, N patches, M = N / merge**2 image tokens.
+Each module calls the one of transformers; none reimplements a layer. Every size is dynamic: batch,
+sequence, past, images and patches. Shapes use these letters: B batch, S sequence, P past,
+T = P + S, H hidden size of the text model, D number of DeepStack levels, I images, N patches,
+M = N / merge**2 image tokens, K key/value heads, V vocabulary.
 
-What a family adds or changes is in its own module under `export_min.families`.
+The modules in `export_min.families` hold what a family adds or changes.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from export_min.attention import GROUPED, PACKED
 
 
 class Vision(nn.Module):
-    """`pixel_values [N, C*t*p*p]`, `image_grid_thw [I, 3]` to `image_features [M, H]`."""
+    """Vision tower: `pixel_values [N, C*t*p*p]` and `image_grid_thw [I, 3]` to image features."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -30,10 +31,10 @@ class Vision(nn.Module):
 
 
 def patch_positions(grid_thw: torch.Tensor, patches: int, merge: int) -> torch.Tensor:
-    """Row and column of each patch, `[N, 2]`, in merge-block order.
+    """Return row and column of each patch, `[N, 2]`, in the order of merge blocks.
 
-    transformers' own `get_vision_position_ids` loops over `grid_thw.tolist()`; this is the same
-    closed form without the loop.
+    The result equals that of `get_vision_position_ids` in transformers, which loops over
+    `grid_thw.tolist()` and therefore cannot be traced.
     """
     position = torch.arange(patches, device=grid_thw.device)
     counts = grid_thw.prod(-1)
@@ -48,10 +49,9 @@ def patch_positions(grid_thw: torch.Tensor, patches: int, merge: int) -> torch.T
 
 
 class Embedding(nn.Module):
-    """`input_ids [B, S]`, `image_features [M, H]` to `inputs_embeds [B, S, H]`.
+    """`input_ids [B, S]` and `image_features [M, H]` to `inputs_embeds [B, S, H]`.
 
-    M must be the number of image and video tokens, as `masked_scatter` in Hugging Face's own
-    forward asks.
+    M must equal the number of image and video tokens in `input_ids`, as in transformers.
     """
 
     def __init__(self, model: Any) -> None:
@@ -62,7 +62,7 @@ class Embedding(nn.Module):
     def merge(
         self, input_ids: torch.Tensor, image_features: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The embeddings, and `[B, S]` where a picture's features stand."""
+        """Return the embeddings, and a mask `[B, S]` that is true at image and video tokens."""
         embeds = self.model.language_model.embed_tokens(input_ids)
         image, video = self.placeholders
         visual = (input_ids == image) | (input_ids == video)
@@ -73,11 +73,11 @@ class Embedding(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Text decoder with its cache: embeddings in, logits `[B, S, V]` and `present` out.
+    """Text decoder with a key/value cache: embeddings to logits `[B, S, V]` and a new cache.
 
-    `attention_mask [B, T]`, `position_ids [3, B, S]` (temporal, height, width), and a flat list of
-    past keys and values, `[B, K, P, head_dim]` each, which makes one graph serve prefill and
-    decoding.
+    It takes `attention_mask [B, T]`, `position_ids [3, B, S]` (temporal, height, width), and a
+    flat list of past keys and values, `[B, K, P, head_dim]` each. Since P may be 0, the same graph
+    serves prefill and decoding.
     """
 
     def __init__(self, model: Any) -> None:
@@ -87,7 +87,7 @@ class Decoder(nn.Module):
         self.model.language_model.config._attn_implementation = GROUPED
 
     def decode(self, past: list[torch.Tensor], **inputs: Any) -> tuple[torch.Tensor, ...]:
-        """Run the decoder on a flat past."""
+        """Run the decoder with the cache as a flat list: key and value of each layer in turn."""
         cache = DynamicCache(list(zip(past[::2], past[1::2], strict=True)))
         out = self.model.language_model(past_key_values=cache, use_cache=True, **inputs)
         present = [t for layer in cache.layers for t in (layer.keys, layer.values)]
@@ -95,7 +95,7 @@ class Decoder(nn.Module):
 
 
 class PlainDecoder(Decoder):
-    """A decoder that takes nothing else."""
+    """A decoder without inputs beyond those of `Decoder`."""
 
     def forward(
         self,
@@ -114,9 +114,10 @@ class PlainDecoder(Decoder):
 
 @dataclass(frozen=True)
 class Spec:
-    """How to export one graph: the module, example inputs, dynamic axes, names.
+    """How to export one graph: its module, example inputs, dynamic axes and names.
 
-    The examples avoid 0, 1 and equal sizes, which a trace would take for constants.
+    The example sizes avoid 0 and 1, which torch.export makes constant, and differ from each other,
+    because it may unify equal sizes.
     """
 
     name: str
@@ -124,13 +125,13 @@ class Spec:
     inputs: dict[str, Any]
     """Example inputs by the module's argument names."""
     dynamic: dict[str, Any]
-    """Axis names, in the structure of `inputs`."""
+    """Names of the dynamic axes, in the same structure as `inputs`."""
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
 
 
 def meta(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """A tensor without numbers."""
+    """Return a tensor on the meta device: a shape and a dtype without data."""
     return torch.empty(*shape, dtype=dtype, device="meta")
 
 
@@ -139,7 +140,7 @@ def vision(
     module: Callable[[Any], nn.Module],
     outputs: tuple[str, ...] = ("image_features",),
 ) -> Spec:
-    """Two images of different grids, one of them with two frames."""
+    """Describe the vision graph. The example is an image and a video of two frames."""
     part, merge = config.vision_config, config.vision_config.spatial_merge_size
     grids = torch.tensor([[1, 2 * merge, 3 * merge], [2, 4 * merge, 2 * merge]])
     width = part.in_channels * part.temporal_patch_size * part.patch_size**2
@@ -159,7 +160,7 @@ def embedding(
     module: Callable[[Any], nn.Module] = Embedding,
     outputs: tuple[str, ...] = ("inputs_embeds",),
 ) -> Spec:
-    """Two rows of four ids."""
+    """Describe the embedding graph. The example is a batch of two rows of four tokens."""
     return Spec(
         "embedding",
         module,
@@ -179,13 +180,13 @@ def decoder(
     inputs: Mapping[str, torch.Tensor] | None = None,
     dynamic: Mapping[str, dict[int, str]] | None = None,
 ) -> Spec:
-    """Two rows of five new positions after three cached ones.
+    """Describe the decoder graph. In the example, two rows of five tokens follow three cached ones.
 
     Args:
-        config: the whole configuration.
-        module: the decoder's module.
-        inputs: example inputs beyond the common ones, for two rows of five.
-        dynamic: their axis names.
+        config: configuration of the whole model.
+        module: class of the decoder.
+        inputs: additional example inputs, for two rows of five tokens.
+        dynamic: names of the dynamic axes of those inputs.
     """
     text = config.text_config
     batch, sequence, past = 2, 5, 3

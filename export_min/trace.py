@@ -1,8 +1,9 @@
 """Trace a graph from a model without weights, then point its initializers into the checkpoint.
 
-The model lives on the meta device in float32: tracing computes nothing and reads nothing. A
-checkpoint in bfloat16 or float16 keeps its initializers as they lie, each followed by a `Cast`,
-so that the raw graph computes what PyTorch does with the weights loaded in float32.
+The model is on the meta device in float32, so tracing computes nothing and reads no weights. If a
+checkpoint is in bfloat16 or float16, its initializers keep that dtype and a `Cast` to float32
+follows each. The raw graph therefore computes what PyTorch computes with the weights loaded in
+float32.
 """
 
 from __future__ import annotations
@@ -28,29 +29,28 @@ from export_min.graphs import Spec
 from surgery.base.errors import CheckpointError
 
 OPSET = 23
-"""The first opset with `Attention`, grouped and with a boolean mask."""
-
+"""The first opset with the op `Attention`, which supports grouped heads and boolean masks."""
 
 STATIC_ROPE = ("default", "linear", "yarn", "llama3")
-"""Rotary embeddings whose frequencies follow from the configuration alone."""
+"""Values of `rope_type` for which the frequencies do not depend on the length of the prompt."""
 
 FOREIGN = ("pkg.torch.onnx.stack_trace", "pkg.torch.onnx.fx_node")
-"""Node metadata with paths of the exporting machine, or of no use after the trace."""
+"""Node metadata to remove: paths on the exporting machine, and dumps of torch's own graph."""
 
 
 def load_config(checkpoint: Checkpoint, family: Family) -> Any:
-    """The checkpoint's configuration as transformers reads it, in float32.
+    """Read the checkpoint's configuration with transformers and set its dtype to float32.
 
     Raises:
-        CheckpointError: transformers rejects the configuration, or a graph cannot hold it.
+        CheckpointError: transformers rejects the configuration, or it cannot be exported.
     """
     for part in family.parts:
         if not isinstance(checkpoint.config.get(part), dict):
             raise CheckpointError(f"{checkpoint.source}: config.json has no {part!r} object.")
-    given = copy.deepcopy(checkpoint.config)  # transformers edits its input
+    given = copy.deepcopy(checkpoint.config)  # transformers modifies its input
     try:
         config = family.model.config_class.from_dict(given)
-    except Exception as e:  # transformers raises whatever its field validators raise
+    except Exception as e:  # the validators of transformers raise exceptions of any type
         message = " ".join(str(e).split())
         raise CheckpointError(f"{checkpoint.source}: config.json: {message}") from e
     kind = config.text_config.rope_parameters["rope_type"]
@@ -68,7 +68,10 @@ def load_config(checkpoint: Checkpoint, family: Family) -> Any:
 
 
 def rules(config: Any) -> Iterator[tuple[bool, str]]:
-    """What has to hold of every family's configuration, and what to say where it does not."""
+    """Yield the requirements on a configuration of any family, each with its error message.
+
+    Each item is whether the requirement holds, and what the error says if it does not.
+    """
     text, vision = config.text_config, config.vision_config
     sizes = {
         "text_config": ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"),
@@ -81,21 +84,21 @@ def rules(config: Any) -> Iterator[tuple[bool, str]]:
     heads, shared = text.num_attention_heads, text.num_key_value_heads
     yield (
         shared > 0 and heads % shared == 0,
-        f"num_attention_heads {heads} is no multiple of num_key_value_heads {shared}",
+        f"num_attention_heads {heads} is not a multiple of num_key_value_heads {shared}",
     )
     name = "embed_dim" if hasattr(vision, "embed_dim") else "hidden_size"
     width = getattr(vision, name)
     yield (
         width % vision.num_heads == 0,
-        f"vision_config.{name} {width} is no multiple of num_heads {vision.num_heads}",
+        f"vision_config.{name} {width} is not a multiple of num_heads {vision.num_heads}",
     )
 
 
 def meta_model(family: Family, config: Any) -> Any:
-    """The Hugging Face model on the meta device, its rotary frequencies real.
+    """Return the Hugging Face model on the meta device, but with real rotary frequencies.
 
-    Those are computed from the configuration, not stored in a checkpoint, so they have to be
-    built where numbers exist.
+    A checkpoint does not store the frequencies. The model computes them from the configuration,
+    and the meta device would leave them without values.
     """
     with torch.device("meta"):
         model = family.model(config).eval()
@@ -106,7 +109,7 @@ def meta_model(family: Family, config: Any) -> Any:
 
 
 def expected_weights(family: Family, config: Any) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every weight that a checkpoint of this configuration holds.
+    """Return name and shape of every weight that a checkpoint of this configuration must hold.
 
     Raises:
         CheckpointError: transformers cannot build a model of this configuration.
@@ -114,9 +117,11 @@ def expected_weights(family: Family, config: Any) -> dict[str, tuple[int, ...]]:
     try:
         with quiet():
             model = meta_model(family, config)
-    except Exception as e:  # whatever a module's constructor raises for a value it does not know
+    except Exception as e:  # constructors raise exceptions of any type for values they reject
         message = " ".join(str(e).split())
-        raise CheckpointError(f"config.json: no model can be built: {message}.") from e
+        raise CheckpointError(
+            f"config.json: transformers cannot build the model: {message}."
+        ) from e
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     if config.tie_word_embeddings:
         del shapes["lm_head.weight"]
@@ -124,12 +129,13 @@ def expected_weights(family: Family, config: Any) -> dict[str, tuple[int, ...]]:
 
 
 def checked_weights(checkpoint: Checkpoint, family: Family, config: Any) -> dict[str, Weight]:
-    """The checkpoint's weights by state-dict name, all there and of the right shape.
+    """Return the checkpoint's weights by state-dict name, after checking names and shapes.
 
-    A tied checkpoint may hold its head all the same; transformers ignores it, so it is allowed.
+    A checkpoint with tied embeddings may store the head too. transformers ignores it, so it is no
+    error.
 
     Raises:
-        CheckpointError: names or shapes disagree with the configuration.
+        CheckpointError: names or shapes do not match the configuration.
     """
     expected = expected_weights(family, config)
     found = {family.rename(name): weight for name, weight in checkpoint.weights.items()}
@@ -140,21 +146,24 @@ def checked_weights(checkpoint: Checkpoint, family: Family, config: Any) -> dict
         for name in expected.keys() & found.keys()
         if not family.fits(name, found[name].shape, expected[name])
     ]
-    for names, what in ((missing, "missing from the shards"), (extra, "unknown to config.json")):
+    for names, what in (
+        (missing, "missing from the shards"),
+        (extra, "not expected by config.json"),
+    ):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise CheckpointError(f"{checkpoint.source}: {names[0]}{more} {what}.")
+            raise CheckpointError(f"{checkpoint.source}: {names[0]}{more}: {what}.")
     if wrong:
         name = min(wrong)
         raise CheckpointError(
-            f"{checkpoint.source}: {name} is {list(found[name].shape)}, "
-            f"config.json makes it {list(expected[name])}."
+            f"{checkpoint.source}: {name} has shape {list(found[name].shape)}, "
+            f"config.json requires {list(expected[name])}."
         )
     return found
 
 
 def trace(spec: Spec, model: Any) -> ir.Model:
-    """Export one graph with torch.onnx; initializers keep their state-dict names, without data."""
+    """Export one graph with torch.onnx. Initializers have their state-dict names and no data."""
     attention.register()
     experts.register()
     module = spec.module(model).eval()
@@ -164,7 +173,7 @@ def trace(spec: Spec, model: Any) -> ir.Model:
             kwargs=spec.inputs,
             dynamo=True,
             opset_version=OPSET,
-            optimize=False,  # folding would rename the weights and merge equal ones
+            optimize=False,  # the optimizer would rename weights and merge equal ones
             verbose=False,
             dynamic_shapes=spec.dynamic,
             input_names=spec.input_names,
@@ -183,8 +192,10 @@ def trace(spec: Spec, model: Any) -> ir.Model:
 
 
 def drop_zero_bias(graph: ir.Graph) -> None:
-    """Leave out the bias of convolutions without: torch expands a zero, for Conv3d to a shape with
-    an axis too many, which onnxruntime refuses to run."""
+    """Remove the zero bias that torch.onnx adds to convolutions without a bias.
+
+    For a Conv3d its shape has one axis too many, and onnxruntime refuses to run the graph.
+    """
     for node in graph:
         if node.op_type == "Conv" and len(node.inputs) > 2:
             bias = node.inputs[2]
@@ -193,15 +204,17 @@ def drop_zero_bias(graph: ir.Graph) -> None:
 
 
 def attach(model: ir.Model, weights: Mapping[str, Weight], tied: bool) -> None:
-    """Point every weight of `model` into the checkpoint, a `Cast` after each that is not float32.
+    """Point every weight of `model` into the checkpoint; add a `Cast` unless it is float32.
 
-    A weight that lies there with its last two axes swapped gets a `Transpose`, or loses the one
-    that reads it. Equal shapes are never swapped, square ones included, as in transformers.
+    If the checkpoint stores a weight with its last two axes swapped, the `Transpose` that reads it
+    is removed. A weight of the expected shape is never treated as swapped, even if it is square;
+    transformers does the same.
 
     Args:
         model: a traced graph, changed in place.
         weights: the checkpoint's tensors by name.
-        tied: the head is the embedding table: `lm_head.weight` is stored under that name.
+        tied: whether the head is the embedding table, so that the checkpoint stores
+            `lm_head.weight` under the name of that table.
     """
     graph = model.graph
     for name, value in list(graph.initializers.items()):
@@ -209,7 +222,7 @@ def attach(model: ir.Model, weights: Mapping[str, Weight], tied: bool) -> None:
         if tied and name == "lm_head.weight":
             stored = "model.language_model.embed_tokens.weight"
         if stored not in weights:
-            continue  # a buffer with numbers of its own, such as inv_freq
+            continue  # a buffer that has data already, such as inv_freq
         weight = weights[stored]
         if stored != name:
             del graph.initializers[name]
@@ -223,34 +236,26 @@ def attach(model: ir.Model, weights: Mapping[str, Weight], tied: bool) -> None:
 
 
 def turn(graph: ir.Graph, weight: ir.Value, stored: tuple[int, ...]) -> None:
-    """Let `weight` be of shape `stored`, and every reader see its last two axes swapped."""
-    assert weight.shape is not None
+    """Set the shape of `weight` to `stored` and remove the `Transpose` nodes that read it.
+
+    The weights that a checkpoint may store with swapped axes (`Family.turned`) are read only
+    through a `Transpose` of their last two axes.
+    """
     axes = list(range(len(stored)))
     axes[-2:] = axes[:-3:-1]
-    shape, uses = weight.shape, list(weight.uses())
     weight.shape = ir.Shape(stored)
-    whole = []
-    for use in uses:
-        perm = use.node.attributes.get_ints("perm", ())
-        if use.node.op_type == "Transpose" and list(perm) == axes:
-            use.node.outputs[0].replace_all_uses_with(weight)
-            graph.remove(use.node, safe=True)
-        else:
-            whole.append(use)
-    if whole:
-        node = ir.node("Transpose", [weight], {"perm": axes}, name=f"{weight.name}_turned")
-        node.outputs[0].name = f"{weight.name}_turned"
-        node.outputs[0].type, node.outputs[0].shape = weight.type, shape
-        node.metadata_props.update(whole[0].node.metadata_props)
-        for use in whole:
-            use.node.replace_input_with(use.idx, node.outputs[0])
-        graph.insert_before(graph[0], node)
+    for node in weight.consumers():
+        perm = list(node.attributes.get_ints("perm", ()))
+        assert (node.op_type, perm) == ("Transpose", axes), f"{node.op_type} reads {weight.name}"
+        node.outputs[0].replace_all_uses_with(weight)
+        graph.remove(node, safe=True)
 
 
 def cast(graph: ir.Graph, weight: ir.Value, stored: ir.DataType) -> None:
-    """Let `weight` be of dtype `stored`, and every reader see it in float32.
+    """Set the dtype of `weight` to `stored` and insert a `Cast` to float32 before its consumers.
 
-    Rows that `Gather` picks are cast after the picking, or the whole embedding table would be.
+    After a `Gather` on the weight, the `Cast` follows the `Gather`: only the gathered rows of an
+    embedding table are converted, not the whole table.
     """
     uses = list(weight.uses())
     weight.dtype = stored
@@ -279,7 +284,11 @@ def cast(graph: ir.Graph, weight: ir.Value, stored: ir.DataType) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep torch's and transformers' warnings about tracing from the user."""
+    """Suppress the warnings of torch and transformers about tracing while the block runs.
+
+    This changes the state of the whole process: log levels, warning filters and standard error.
+    Other threads are silenced too.
+    """
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "torch._dynamo")]
     levels = [logger.level for logger in loggers]
     verbosity = hf_logging.get_verbosity()

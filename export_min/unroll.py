@@ -1,9 +1,9 @@
-"""Trace a few layers, write out all: layers that are the same are not traced again and again.
+"""Copy the layers of a short trace, so that equal layers are traced only once.
 
-Tracing costs about two seconds a layer, and the layers of a stack differ only in the names of
-their weights. So the trace holds one layer of each kind (one for each DeepStack level, say, and a
-plain one), and `unroll` copies it to wherever the checkpoint has that kind. The outcome is the
-graph of a full trace; `tests/export_min/test_unroll.py` compares the two.
+Tracing takes about two seconds per layer, and many layers of a stack differ only in the names of
+their weights. The trace therefore holds one layer of each kind, for example one for each DeepStack
+level and a plain one, and `unroll` copies it to every position that has a layer of this kind. The
+result is the graph of a full trace; `tests/export_min/test_unroll.py` compares the two.
 """
 
 from __future__ import annotations
@@ -15,16 +15,15 @@ from collections.abc import Callable, Iterable, Sequence
 import onnx_ir as ir
 
 from export_min.families import Stack
-
-SCOPES = "pkg.torch.onnx.name_scopes"
+from surgery.base.metadata import SCOPES
 
 
 def unroll(model: ir.Model, layers: Stack) -> None:
-    """Arrange the layers of a short trace, in place.
+    """Turn the layers of a short trace into all layers of the stack, in place.
 
-    A traced layer that stands for one layer alone stays, with all that the graph makes of it. One
-    that stands for several, and the last in any case, is a template: copied to its places, then
-    removed.
+    A traced layer that occurs once in the stack is kept and renamed. One that occurs more than
+    once is a template: it is copied to each of its positions and then removed. The last traced
+    layer is always a template.
     """
     stack, order, traced = layers.module, layers.order, range(layers.traced)
     if list(order) == list(traced):
@@ -35,7 +34,7 @@ def unroll(model: ir.Model, layers: Stack) -> None:
     entries = [entry(nodes) for nodes in regions]
     end = leaving(regions[last])
     tail = [use for use in end.uses() if use.node not in set(regions[last])]
-    spare = len(order) + len(traced)  # out of the way of every final name
+    spare = len(order) + len(traced)  # indexes from here on clash with no final name
     for kind in traced:
         rename(graph, regions[kind], stack, kind, spare + kind)
     templates = {
@@ -67,14 +66,14 @@ def unroll(model: ir.Model, layers: Stack) -> None:
 
 
 def hoist_constants(graph: ir.Graph) -> None:
-    """Move constants to the front: a trace makes each in the first layer that reads it."""
+    """Move constants to the front. A trace puts each into the first layer that reads it."""
     constants = [node for node in graph if node.op_type == "Constant"]
     graph.remove(constants)
     graph.insert_before(graph[0], constants)
 
 
 def region(graph: ir.Graph, module: str) -> list[ir.Node]:
-    """The nodes traced inside a module, in order, constants aside."""
+    """Return the nodes that were traced inside a module, in order, without constants."""
     return [
         node
         for node in graph
@@ -83,25 +82,25 @@ def region(graph: ir.Graph, module: str) -> list[ir.Node]:
 
 
 def entry(nodes: Sequence[ir.Node]) -> ir.Value:
-    """The hidden state that enters a layer: what its first node reads."""
+    """Return the hidden state that enters a layer: the first value that it reads."""
     return reads(nodes)[0]
 
 
 def reads(nodes: Sequence[ir.Node]) -> list[ir.Value]:
-    """Values from elsewhere that `nodes` read, weights and constants aside, each once."""
+    """Return the values from outside that `nodes` read, without weights and constants."""
     own = set(nodes)
     values = dict.fromkeys(v for node in nodes for v in node.inputs if v is not None)
     return [v for v in values if not is_constant(v) and v.producer() not in own]
 
 
 def is_constant(value: ir.Value) -> bool:
-    """Whether a value is a weight or the output of a `Constant`."""
+    """Return whether a value is an initializer or the output of a `Constant`."""
     made = value.producer()
     return value.is_initializer() or (made is not None and made.op_type == "Constant")
 
 
 def leaving(nodes: Sequence[ir.Node]) -> ir.Value:
-    """The hidden state that leaves a layer: what the graph reads of it."""
+    """Return the hidden state that leaves a layer: its one output that other nodes read."""
     own = set(nodes)
     (value,) = [
         v for node in nodes for v in node.outputs if any(use.node not in own for use in v.uses())
@@ -110,13 +109,13 @@ def leaving(nodes: Sequence[ir.Node]) -> ir.Value:
 
 
 def renamer(stack: str, old: int) -> Callable[[str, int], str]:
-    """A function that moves a name from layer `old` to another layer of the stack."""
+    """Return a function that replaces layer index `old` in a name by another index."""
     pattern = re.compile(rf"{re.escape(stack)}\.{old}(?!\d)")
     return lambda text, new: pattern.sub(f"{stack}.{new}", text)
 
 
 def rename(graph: ir.Graph, nodes: Iterable[ir.Node], stack: str, old: int, new: int) -> None:
-    """Move a layer that stays: its weights' names and its nodes' scopes."""
+    """Change the index of a layer in the names of its weights and the scopes of its nodes."""
     moved = renamer(stack, old)
     for node in nodes:
         node.metadata_props.update({k: moved(v, new) for k, v in node.metadata_props.items()})
@@ -127,7 +126,7 @@ def rename(graph: ir.Graph, nodes: Iterable[ir.Node], stack: str, old: int, new:
 
 
 class Template:
-    """A layer of a short trace that stands for several: a thing to copy, then to remove."""
+    """A layer of a short trace that is copied to its positions in the stack, then removed."""
 
     def __init__(
         self,
@@ -147,11 +146,17 @@ class Template:
         self.outputs = [v for v in graph.outputs if v in made]
 
     def port(self, name: str, layer: int) -> str:
-        """A graph input or output of another layer: `present.3.key` to `present.7.key`."""
+        """Return the name of another layer's graph input or output: `present.7.key` for layer 7."""
         return name.replace(f".{self.index}.", f".{layer}.")
 
     def copy(self, layer: int, hidden: ir.Value, before: ir.Node) -> ir.Value:
-        """Insert a copy as `layer` before a node; returns the hidden state that leaves it."""
+        """Insert a copy as layer `layer` before a node and return the hidden state that leaves it.
+
+        Args:
+            layer: index of the new layer.
+            hidden: the hidden state that enters it.
+            before: the node to insert it before.
+        """
         values = {self.entry: hidden}
         for value in self.weights:
             values[value] = like(value, self.moved(value.name or "", layer))
@@ -179,7 +184,7 @@ class Template:
         return values[self.end]
 
     def remove(self) -> None:
-        """Take the template out of the graph, with its weights, inputs and outputs."""
+        """Remove the template from the graph, with its weights, graph inputs and graph outputs."""
         for value in self.outputs:
             self.graph.outputs.remove(value)
         self.graph.remove(self.nodes, safe=True)
@@ -190,11 +195,13 @@ class Template:
 
 
 def like(value: ir.Value, name: str) -> ir.Value:
-    """A value of the same type, shape and constant under another name."""
+    """Return a new value with the type, shape and constant of `value` and another name."""
     assert value.dtype is not None
     return ir.Value(
         name=name,
-        type=ir.TensorType(value.dtype),  # its own: setting a value's dtype changes its type
+        type=ir.TensorType(
+            value.dtype
+        ),  # a new object, because setting a value's dtype changes its type in place
         shape=value.shape,
         const_value=value.const_value,
     )

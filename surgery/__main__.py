@@ -1,7 +1,7 @@
-"""`python -m surgery`: raw graphs to a package that onnxruntime-genai runs.
+"""`python -m surgery`: build a package for onnxruntime-genai from raw graphs, and use it.
 
-Each command is a module of `surgery.commands` with `configure(parser)` and `main(args)`; the
-first word names it, and without one the package is built.
+The first word on the command line names a command. Without one, the command is `build`. Each
+command is a module of `surgery.commands` with `configure(parser)` and `main(args)`.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ import sys
 from surgery.base.guard import run
 
 COMMANDS = {
-    "build": "turn raw graphs into a package (the default)",
-    "apply": "take any ONNX graphs through a generic recipe",
-    "verify": "check a package: files, graphs, configurations, logits",
-    "chat": "ask a package a question, with or without pictures",
-    "eval": "measure answers on a set of questions",
-    "explain": "show where a pass acts, and where it nearly did",
+    "build": "build a package from raw graphs (the default)",
+    "apply": "run a generic recipe on any ONNX graphs",
+    "verify": "check the files, graphs, configurations and logits of a package",
+    "chat": "ask the model in a package a question, with or without pictures",
+    "eval": "measure the answers of a package on a set of questions",
+    "explain": "show where a pass matches, and where it nearly matches",
     "report": "draw a run as one HTML page",
 }
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse the command line and run a command; returns its exit code."""
+    """Parse the command line and run a command; return the exit code."""
     words = sys.argv[1:] if argv is None else argv
     return run(lambda: command_line(words))
 
 
 def command_line(words: list[str]) -> int:
-    """Parse the command line and run a command, errors not caught."""
+    """Parse the command line and run a command. Errors come through."""
     named = bool(words) and words[0] in COMMANDS
     foreign = any(word.partition("=")[0] == "--recipe" for word in words)
     command = words[0] if named else "apply" if foreign else "build"
@@ -47,7 +47,7 @@ def command_line(words: list[str]) -> int:
         lines = "\n".join(f"  {name:<9} {text}" for name, text in COMMANDS.items())
         parser.epilog = f"commands (python -m surgery COMMAND --help):\n{lines}"
     module.configure(parser)
-    # intermixed: "chat DIR --image PATH PROMPT" has an option between its two words
+    # intermixed, because "chat DIR --image PATH PROMPT" has an option between two positional words
     args = parser.parse_intermixed_args(words[1:] if named else words)
     return int(module.main(args))
 

@@ -1,4 +1,4 @@
-"""Any ONNX graph: load it, run passes, look at it as text or drawing, compare, save."""
+"""The public class `Graph`: load any ONNX graph, run passes on it, display, compare and save it."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Outcome:
 
     Attributes:
         name: name of the pass.
-        sites: number of places where it acted.
-        before: nodes before it, constants not counted.
-        after: nodes after it.
-        misses: places that nearly match, nearest first, as the graph stands after the pass.
+        sites: number of places that it changed.
+        before: number of nodes before the pass, without constants.
+        after: number of nodes after the pass, without constants.
+        misses: places in the resulting graph that nearly match the pass, nearest first.
     """
 
     name: str
@@ -43,17 +43,18 @@ class Outcome:
     misses: tuple[Miss, ...]
 
     def __str__(self) -> str:
-        """One line."""
+        """Return the figures as one line."""
         return f"{self.name}: {self.sites} sites, {self.before} -> {self.after} nodes"
 
 
 class Graph:
-    """A graph; passes give new ones and leave it as it is.
+    """An ONNX graph that no method changes: running passes returns a new graph.
 
     Args:
         model: the graph.
-        names: numbers of values, shared by graphs that come from each other.
-        outcomes: of the passes that it went through.
+        names: the numbers that stand for values in the text. A graph shares them with the graphs
+            made from it, so that their texts can be compared.
+        outcomes: results of the passes that made this graph, in order.
     """
 
     def __init__(
@@ -65,15 +66,15 @@ class Graph:
         self.model = model
         self.names = names or view.Names()
         self.outcomes = outcomes
-        view.text(model, self.names)  # numbers are given in the order of the first graph
+        view.text(model, self.names)  # numbers the values in the order of the first graph
 
     def run(self, *passes: Pass) -> Graph:
-        """This graph after some passes; `outcomes` of the result has an entry for each.
+        """Return this graph after some passes. `outcomes` of the result has an entry for each pass.
 
         Raises:
-            PreconditionError: a pass needs another one to run before it.
-            ExpectationError: a pass found another number of sites than its `expect`.
-            PassError: a pass could not do what it promised.
+            PreconditionError: a pass needs another pass to run before it.
+            ExpectationError: a pass found a number of sites other than its `expect`.
+            PassError: the result of a pass does not satisfy what the pass guarantees.
         """
         model = copied(self.model)
         outcomes = list(self.outcomes)
@@ -92,18 +93,18 @@ class Graph:
         return Graph(model, self.names, tuple(outcomes))
 
     def save(self, folder: str | Path, name: str = "", force: bool = False) -> Path:
-        """Write the graph, its weights in a data file beside it.
+        """Write the graph and, beside it, a data file with its weights.
 
-        The folder appears whole or not at all, and weights are streamed: memory holds a few
-        blocks of rows, whatever their size.
+        The folder appears only when it is complete. Weights are streamed: memory holds a few
+        blocks of rows at a time, however large the weights are.
 
         Args:
             folder: directory to write.
-            name: file name of the graph; that of the graph itself by default.
+            name: file name of the graph. By default, the name of the graph with ".onnx".
             force: replace an earlier output.
 
         Returns:
-            The ONNX file.
+            The path of the ONNX file.
 
         Raises:
             OutputError: the folder is not empty, holds weights of this graph, or cannot be
@@ -128,7 +129,11 @@ class Graph:
         return folder / name
 
     def text(self, module: str = "") -> str:
-        """Canonical text, of one module if named."""
+        """Return the graph, or one module of it, as canonical text.
+
+        Args:
+            module: path of a torch module, or the end of one. By default, the whole graph.
+        """
         whole = view.text(self.model, self.names, types=True)
         if not module:
             return whole
@@ -141,10 +146,10 @@ class Graph:
         return "\n".join(lines) + "\n"
 
     def region(self, module: str) -> Region:
-        """The nodes of a module and of those inside it.
+        """Return the nodes of a torch module and of the modules inside it.
 
         Raises:
-            UserError: no node lies in a module of that name.
+            UserError: no node comes from a module of that name.
         """
         nodes = [node for node in self.model.graph if within(scope(node), module)]
         if not nodes:
@@ -152,13 +157,13 @@ class Graph:
         return Region(self, module, nodes)
 
     def diff(self, other: Graph) -> Diff:
-        """How another graph differs from this one."""
+        """Return how the text of another graph differs from that of this one."""
         old = view.text(self.model, self.names, types=True)
         new = view.text(other.model, self.names, types=True)
         return Diff(view.diff(old, new))
 
     def __str__(self) -> str:
-        """The text."""
+        """Return the canonical text of the whole graph."""
         return self.text()
 
     def _repr_html_(self) -> str:
@@ -168,13 +173,13 @@ class Graph:
 
 
 class Region:
-    """Some nodes of a graph; a notebook shows the drawing, `print` the text."""
+    """The nodes of a module. A notebook shows them as a drawing, `print` as text."""
 
     def __init__(self, graph: Graph, module: str, nodes: list[ir.Node]) -> None:
         self.graph, self.module, self.nodes = graph, module, nodes
 
     def __str__(self) -> str:
-        """The module's part of the text."""
+        """Return the part of the graph's text that belongs to the module."""
         return self.graph.text(self.module)
 
     def _repr_svg_(self) -> str:
@@ -183,7 +188,7 @@ class Region:
 
 
 class Diff(str):
-    """A unified diff; a notebook colours it."""
+    """A unified diff, which a notebook shows in colour."""
 
     def _repr_html_(self) -> str:
         from html import escape
@@ -198,17 +203,17 @@ class Diff(str):
 
 
 def load(path: str | Path) -> Graph:
-    """A graph that anybody exported, of a raw export, of a dump or of a package.
+    """Load a graph from any exporter, or from a raw export, a dump or a package.
 
-    Every weight is known, inline, external or huge, and stays where it is. The opset is brought
-    to 23 where that is possible, and unknown shapes are inferred.
+    Passes see every weight, inline or external, whatever its size. External weights stay on disk.
+    The opset is converted to 23 if possible, and unknown shapes are inferred.
 
     Args:
-        path: an ONNX file; its external data lies in its folder, or for a raw export where its
+        path: an ONNX file. Its external data is in its folder or, for a raw export, where
             manifest.json says.
 
     Raises:
-        PackageError: no such file, or no ONNX graph in it.
+        PackageError: the file does not exist or holds no ONNX graph.
     """
     path = Path(path)
     manifest = path.parent / "manifest.json"
@@ -219,17 +224,17 @@ def load(path: str | Path) -> Graph:
 
 
 def within(path: str, module: str) -> bool:
-    """Whether a module path is, or lies in, a module given from any of its names on."""
+    """Return whether `path` lies in `module`, which may lack the first names of its own path."""
     return f".{module}." in f".{path}."
 
 
 def standalone(svg: str) -> str:
-    """A drawing that brings its colours along."""
+    """Return a drawing that contains its style sheet."""
     return svg.replace(">", f"><style>{STYLE}</style>", 1)
 
 
 def rules(pairs: Iterable[tuple[str, str]]) -> str:
-    """CSS of a drawing."""
+    """Return CSS rules for a drawing, from pairs of selector and declarations."""
     return "".join(f".graph {selector}{{{body}}}" for selector, body in pairs)
 
 

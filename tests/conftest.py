@@ -2,6 +2,9 @@
 
 What a folder exports and builds is made once a process, so a folder stays together. The end to end
 tests are split by the configuration that they run; those of `export_min` share nothing.
+
+Tests marked `nightly` repeat with more models what the others try with a few. They run with
+`pytest --nightly`, together with the others; `pytest --nightly -m nightly` runs them alone.
 """
 
 from __future__ import annotations
@@ -17,9 +20,23 @@ CASES = ("case", "deep", "built")
 """Parameters of end to end tests that name a configuration."""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that asks for the nightly tests."""
+    parser.addoption("--nightly", action="store_true", help="tests marked nightly, too")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the mark."""
+    config.addinivalue_line("markers", "nightly: runs with --nightly only")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark each test with its group."""
+    """Leave out nightly tests unless they are asked for, and mark each test with its group."""
+    if not config.getoption("--nightly"):
+        left_out = [item for item in items if item.get_closest_marker("nightly")]
+        items[:] = [item for item in items if not item.get_closest_marker("nightly")]
+        config.hook.pytest_deselected(items=left_out)
     if config.pluginmanager.hasplugin("xdist"):
         for item in items:
             item.add_marker(pytest.mark.xdist_group(group(item)))

@@ -47,25 +47,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture
 def build(tmp_path: Path) -> Callable[..., ir.Model]:
     """A maker of graphs from ONNX text: `build(text)`, or with `module=None` no metadata at all."""
+    return lambda text, module=MODULE: built(text, tmp_path, module)
 
-    def make(text: str, module: str | None = MODULE) -> ir.Model:
-        opset = "" if text.lstrip().startswith("<") else HEADER
-        proto = onnx.shape_inference.infer_shapes(onnx.parser.parse_model(opset + text))
-        model = ir.from_proto(proto)
-        for value in list(model.graph.inputs):
-            if (value.name or "").endswith(("_weight", "_bias")):
-                model.graph.inputs.remove(value)
-                store(value, tmp_path)
-                model.graph.register_initializer(value)
-        for i, node in enumerate(n for graph in model.graphs() for n in graph):
-            ir.convenience.get_const_tensor(node.outputs[0])  # gives it its name, at the first look
-            node.name = node.name or f"node_{i}"
-            if module is not None:
-                node.metadata_props[SCOPES] = repr(["", "model", module, node.name])
-        prune(model)
-        return model
 
-    return make
+def built(text: str, folder: Path, module: str | None = MODULE) -> ir.Model:
+    """A graph from ONNX text, its weights in files of a folder."""
+    opset = "" if text.lstrip().startswith("<") else HEADER
+    proto = onnx.shape_inference.infer_shapes(onnx.parser.parse_model(opset + text))
+    model = ir.from_proto(proto)
+    for value in list(model.graph.inputs):
+        if (value.name or "").endswith(("_weight", "_bias")):
+            model.graph.inputs.remove(value)
+            store(value, folder)
+            model.graph.register_initializer(value)
+    for i, node in enumerate(n for graph in model.graphs() for n in graph):
+        ir.convenience.get_const_tensor(node.outputs[0])  # gives it its name, at the first look
+        node.name = node.name or f"node_{i}"
+        if module is not None:
+            node.metadata_props[SCOPES] = repr(["", "model", module, node.name])
+    prune(model)
+    return model
 
 
 def store(value: ir.Value, folder: Path) -> None:

@@ -1,8 +1,8 @@
-"""The model families that can be exported: one module each; common parts in `export_min.graphs`.
+"""The model families that can be exported, one module each. `export_min.graphs` has common parts.
 
-A family says which Hugging Face classes it is, how published checkpoints name its weights,
-what its three graphs look like, and which layers of a stack are alike. Nothing here imports torch:
-a family's module is imported when a checkpoint names it.
+A family defines its Hugging Face class, how published checkpoints name its weights, its three
+graphs, and which layers of a stack are equal but for their weights. This module does not import
+torch; the module of a family does, and is imported when a checkpoint needs it.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ FAMILIES = {
     "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
     "qwen2_vl": "Qwen2VLForConditionalGeneration",
 }
-"""`model_type` of config.json, which names the module here too, and the architecture."""
+"""Architecture by `model_type` of config.json, which is also the name of the module here."""
 
 
 @dataclass(frozen=True)
 class Stack:
-    """A list of layers in a graph, and which layers of it have to be traced.
+    """A list of layers in a graph, and which of them are traced.
 
     Attributes:
         module: module path of the list, such as "model.visual.blocks".
-        order: for each layer, the layer of the short trace that it is like; those that occur once
-            do so in rising order.
+        order: for each layer, the index of the traced layer to copy. Traced layers that occur
+            only once must occur in rising order.
         traced: number of layers in the short trace.
     """
 
@@ -42,7 +42,12 @@ class Stack:
 
     @classmethod
     def of(cls, module: str, kinds: Sequence[Hashable]) -> Stack:
-        """A stack whose short trace has the first layer of each kind."""
+        """Return a stack whose short trace holds the first layer of each kind.
+
+        Args:
+            module: module path of the list.
+            kinds: the kind of each layer; layers of equal kinds differ only in their weights.
+        """
         found = list(dict.fromkeys(kinds))
         return cls(module, [found.index(kind) for kind in kinds], len(found))
 
@@ -52,15 +57,16 @@ class Family:
     """How to export the checkpoints of one `model_type`.
 
     Attributes:
-        model: the Hugging Face class, its `config_class` set.
-        specs: the three graphs for a configuration, with example inputs on the meta device.
-        rules: what has to hold of a configuration, and what to say where it does not.
-        shorten: a copy of a configuration with one layer of each kind.
-        stacks: the stack of each graph that has one, for the whole configuration.
-        parts: objects that config.json must hold.
-        renames: patterns from published names of weights to those of the state dict, in order;
-            the first that matches is taken.
-        turned: pattern of the state-dict names whose weights a checkpoint may hold with the last
+        model: the Hugging Face class; its `config_class` reads the configuration.
+        specs: returns the three graphs for a configuration, with example inputs on the meta device.
+        rules: yields the requirements on a configuration: whether each holds, and the error message
+            if it does not.
+        shorten: returns a copy of a configuration with one layer of each kind.
+        stacks: returns the stack of each graph that has one, by the name of the graph.
+        parts: names of the objects that config.json must hold.
+        renames: pairs of a pattern for names in published checkpoints and its replacement, which
+            gives the state-dict name. The first pattern that matches applies.
+        turned: pattern of the state-dict names of weights that a checkpoint may store with the last
             two axes swapped.
     """
 
@@ -74,12 +80,12 @@ class Family:
     turned: str | None = None
 
     def fits(self, name: str, stored: Sequence[int], shape: Sequence[int]) -> bool:
-        """Whether a weight of shape `shape` may be stored as `stored`."""
+        """Return whether the checkpoint may store a weight of shape `shape` with shape `stored`."""
         swapped = self.turned is not None and re.fullmatch(self.turned, name) is not None
         return stored == shape or (swapped and stored == (*shape[:-2], shape[-1], shape[-2]))
 
     def rename(self, name: str) -> str:
-        """The state-dict name of a weight that a checkpoint calls `name`."""
+        """Return the state-dict name of the weight that a checkpoint calls `name`."""
         for pattern, replacement in self.renames:
             if re.match(pattern, name):
                 return re.sub(pattern, replacement, name, count=1)
@@ -87,7 +93,7 @@ class Family:
 
 
 def load(model_type: str) -> Family:
-    """The family of a `model_type` in `FAMILIES`."""
+    """Return the family of a `model_type` that is in `FAMILIES`."""
     module = importlib.import_module(f"export_min.families.{model_type}")
     family: Family = module.FAMILY
     return family

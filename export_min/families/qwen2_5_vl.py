@@ -1,4 +1,4 @@
-"""Qwen2.5-VL: Qwen2-VL with another vision tower, most of whose blocks attend within windows."""
+"""Qwen2.5-VL: Qwen2-VL with a vision tower most of whose blocks attend only within windows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from export_min.graphs import Spec, decoder, embedding, vision
 
 
 class WindowedVision(PackedVision):
-    """Tokens in the order of their windows inside the tower, attention within windows."""
+    """Vision tower that sorts tokens by window, so that a window is a segment of its attention."""
 
     def order(self, grid_thw: torch.Tensor, patches: int) -> dict[str, Any]:
         visual, merge = self.model.visual, self.model.visual.spatial_merge_size
@@ -27,11 +27,11 @@ class WindowedVision(PackedVision):
 def windows(
     grid_thw: torch.Tensor, side: int, merge: int, patches: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Order of tokens by window, `[M]`, and where windows start and end in patches.
+    """Return the order of tokens by window, `[M]`, and the boundaries of the windows in patches.
 
-    transformers' own `get_vision_window_index` loops over `grid_thw.tolist()`; this is the same
-    closed form without the loop. Windows lie inside a frame; those at its lower and right edges
-    are smaller where a side is no multiple of the window's.
+    The result equals that of `get_vision_window_index` in transformers, which loops over
+    `grid_thw.tolist()` and therefore cannot be traced. A window lies within one frame. Windows at
+    the lower and right edges are smaller if the frame is not a multiple of the window size.
 
     Args:
         grid_thw: `[I, 3]`.
@@ -61,41 +61,41 @@ def windows(
 
 
 def located(number: torch.Tensor, counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The image that each of the consecutive numbers belongs to, and its number within."""
+    """Return for each index the image that it belongs to, and its index within that image."""
     ends = counts.cumsum(0)
     image = (number[:, None] >= ends[None, :]).sum(-1)
     return image, number - (ends - counts)[image]
 
 
 def specs(config: Any) -> tuple[Spec, Spec, Spec]:
-    """The three graphs of a `Qwen2_5_VLConfig`."""
+    """Return the three graphs for a `Qwen2_5_VLConfig`."""
     return vision(config, WindowedVision), embedding(config), decoder(config)
 
 
 def rules(config: Any) -> Iterator[tuple[bool, str]]:
-    """A vision tower as wide as the decoder, its windows at least a token wide."""
+    """Require vision features as wide as the decoder, and windows of at least one token."""
     text, tower = config.text_config, config.vision_config
     yield (
         tower.out_hidden_size == text.hidden_size,
-        f"vision_config.out_hidden_size is {tower.out_hidden_size}, the decoder's hidden_size "
+        f"vision_config.out_hidden_size is {tower.out_hidden_size}, but text_config.hidden_size is "
         f"{text.hidden_size}",
     )
     token = tower.spatial_merge_size * tower.patch_size
     yield (
         tower.window_size >= token,
-        f"vision_config.window_size {tower.window_size} is less than a token's {token} pixels",
+        f"vision_config.window_size {tower.window_size} is less than the {token} pixels of a token",
     )
     yield from text_rules(config)
 
 
 def kinds(config: Any) -> list[bool]:
-    """Whether each block of the tower attends to its whole frame."""
+    """Return for each vision block whether it attends to the whole frame rather than a window."""
     tower = config.vision_config
     return [block in tower.fullatt_block_indexes for block in range(tower.depth)]
 
 
 def shorten(config: Any) -> Any:
-    """One block of each kind, one decoder layer of each kind."""
+    """Keep one vision block of each kind and one decoder layer of each kind."""
     short = shorten_all(config)
     found = list(dict.fromkeys(kinds(config)))
     short.vision_config.depth = len(found)
@@ -104,7 +104,7 @@ def shorten(config: Any) -> Any:
 
 
 def stacks(config: Any) -> dict[str, Stack]:
-    """Blocks by their attention, and decoder layers."""
+    """Return the vision stack, whose blocks differ by their attention, and the decoder stack."""
     blocks = Stack.of("model.visual.blocks", kinds(config))
     return {"vision": blocks, "decoder": text_stack(config)}
 

@@ -1,4 +1,4 @@
-"""Qwen2-VL: a plain vision tower, biases on queries, keys and values, sectioned M-RoPE."""
+"""Qwen2-VL: no DeepStack, biases on queries, keys and values, M-RoPE split into sections."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ RENAMES = (
     (r"^visual\.", "model.visual."),
     (r"^model\.(?!language_model\.|visual\.)", "model.language_model."),
 )
-"""Published checkpoints have the tower beside the decoder; later ones have both under `model`."""
+"""Published checkpoints name the vision tower `visual.*` and the decoder `model.*`, which are now
+`model.visual.*` and `model.language_model.*` in transformers."""
 
 
 class PackedVision(Vision):
-    """Any mix of grids and frames in one call; attention stays inside a frame."""
+    """Vision tower for pictures of any grids and numbers of frames. Attention stays in a frame."""
 
     def forward(self, pixel_values: torch.Tensor, image_grid_thw: torch.Tensor) -> torch.Tensor:
         visual, patches = self.model.visual, pixel_values.shape[0]
@@ -38,42 +39,46 @@ class PackedVision(Vision):
         return features
 
     def order(self, grid_thw: torch.Tensor, patches: int) -> dict[str, Any]:
-        """What else the tower takes of the grids."""
+        """Return further keyword arguments for the vision tower, computed from the grids."""
         return {}
 
 
 def specs(config: Any) -> tuple[Spec, Spec, Spec]:
-    """The three graphs of a `Qwen2VLConfig`."""
+    """Return the three graphs for a `Qwen2VLConfig`."""
     return vision(config, PackedVision), embedding(config), decoder(config)
 
 
 def rules(config: Any) -> Iterator[tuple[bool, str]]:
-    """A vision tower whose features are as wide as the decoder."""
+    """Require vision features as wide as the decoder, and a valid decoder."""
     text, tower = config.text_config, config.vision_config
     yield (
         tower.hidden_size == text.hidden_size,
-        f"vision_config.hidden_size is {tower.hidden_size}, the decoder's {text.hidden_size}",
+        f"vision_config.hidden_size is {tower.hidden_size}, but text_config.hidden_size is "
+        f"{text.hidden_size}",
     )
     yield from text_rules(config)
 
 
 def text_rules(config: Any) -> Iterator[tuple[bool, str]]:
-    """What the decoders of Qwen2-VL and Qwen2.5-VL ask."""
+    """Yield the requirements on the decoder of Qwen2-VL or Qwen2.5-VL."""
     text = config.text_config
     kinds, layers = text.layer_types, text.num_hidden_layers
-    yield len(kinds) == layers, f"layer_types names {len(kinds)} layers of {layers}"
+    yield len(kinds) == layers, f"layer_types has {len(kinds)} entries for {layers} layers"
     width, heads = text.hidden_size, text.num_attention_heads
-    yield width % heads == 0, f"hidden_size {width} is no multiple of num_attention_heads {heads}"
+    yield (
+        width % heads == 0,
+        f"hidden_size {width} is not a multiple of num_attention_heads {heads}",
+    )
     section = text.rope_parameters.get("mrope_section", (16, 24, 24))
     half = width // heads // 2
     yield (
         len(section) == 3 and sum(section) == half,
-        f"mrope_section {list(section)} does not divide {half} frequencies in three",
+        f"mrope_section {list(section)} is not three numbers that add up to {half} frequencies",
     )
 
 
 def shorten(config: Any) -> Any:
-    """One layer with attention to all tokens, one with a window where the decoder has such."""
+    """Keep one vision block and one decoder layer of each kind."""
     short = copy.deepcopy(config)
     short.vision_config.depth = 1
     shorten_text(short.text_config)
@@ -81,19 +86,19 @@ def shorten(config: Any) -> Any:
 
 
 def shorten_text(text: Any) -> None:
-    """One decoder layer of each kind."""
+    """Keep one decoder layer of each kind: with full and with sliding-window attention."""
     text.layer_types = list(dict.fromkeys(text.layer_types))
     text.num_hidden_layers = len(text.layer_types)
 
 
 def stacks(config: Any) -> dict[str, Stack]:
-    """Blocks that are all alike, and decoder layers."""
+    """Return the vision stack, whose blocks are all equal, and the decoder stack."""
     blocks = Stack.of("model.visual.blocks", [""] * config.vision_config.depth)
     return {"vision": blocks, "decoder": text_stack(config)}
 
 
 def text_stack(config: Any) -> Stack:
-    """Decoder layers by what their attention sees."""
+    """Return the decoder stack, whose layers differ by the kind of their attention."""
     return Stack.of("model.language_model.layers", config.text_config.layer_types)
 
 

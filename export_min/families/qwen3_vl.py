@@ -1,4 +1,4 @@
-"""Qwen3-VL, dense: DeepStack features leave the vision tower and enter the first decoder layers."""
+"""Qwen3-VL, dense. The first decoder layers add DeepStack features of the vision tower."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from export_min.graphs import (
 
 
 class DeepStackVision(Vision):
-    """`pixel_values [N, C*t*p*p]`, `image_grid_thw [I, 3]` to image and DeepStack features.
+    """Vision tower with outputs `image_features [M, H]` and `deepstack_features [D, M, H]`.
 
-    `image_features [M, H]` and `deepstack_features [D, M, H]`. Any mix of grids and frames in one
-    call; attention stays inside a frame, as in `Qwen3VLVisionModel`.
+    The inputs are `pixel_values [N, C*t*p*p]` and `image_grid_thw [I, 3]`. One call takes pictures
+    of any grids and numbers of frames. Attention stays within a frame, as in `Qwen3VLVisionModel`.
     """
 
     def forward(
@@ -52,7 +52,7 @@ class DeepStackVision(Vision):
             pixel_values,
             grid_thw=image_grid_thw,
             cu_seqlens=get_vision_cu_seqlens(image_grid_thw),
-            max_seqlen=0,  # keeps transformers from asking for it with .item(); nobody reads it
+            max_seqlen=0,  # unused, but without it transformers would call .item()
             interp_indices=indices,
             interp_weights=weights,
             position_ids=patch_positions(image_grid_thw, patches, merge),
@@ -62,7 +62,7 @@ class DeepStackVision(Vision):
 
 
 class MarkedEmbedding(Embedding):
-    """Also `visual_pos_masks [B, S]`: where an image or a video token stands."""
+    """Embedding with a second output: `visual_pos_masks [B, S]`, true at image and video tokens."""
 
     def forward(
         self, input_ids: torch.Tensor, image_features: torch.Tensor
@@ -71,7 +71,7 @@ class MarkedEmbedding(Embedding):
 
 
 class DeepStackDecoder(Decoder):
-    """Also takes `visual_pos_masks [B, S]` and `deepstack_features [D, M, H]`."""
+    """Decoder that also takes `visual_pos_masks [B, S]` and `deepstack_features [D, M, H]`."""
 
     def forward(
         self,
@@ -93,7 +93,7 @@ class DeepStackDecoder(Decoder):
 
 
 def specs(config: Any) -> tuple[Spec, Spec, Spec]:
-    """The three graphs of a `Qwen3VLConfig`, dense or mixture of experts."""
+    """Return the three graphs for a `Qwen3VLConfig` or a `Qwen3VLMoeConfig`."""
     levels = len(config.vision_config.deepstack_visual_indexes)
     width, tokens = config.text_config.hidden_size, 4
     return (
@@ -115,12 +115,12 @@ def specs(config: Any) -> tuple[Spec, Spec, Spec]:
 
 
 def rules(config: Any) -> Iterator[tuple[bool, str]]:
-    """DeepStack levels, and a vision tower as wide as the decoder."""
+    """Require valid DeepStack levels, and vision features as wide as the decoder."""
     text, tower = config.text_config, config.vision_config
-    yield bool(tower.deepstack_visual_indexes), "names no DeepStack level"
+    yield bool(tower.deepstack_visual_indexes), "vision_config.deepstack_visual_indexes is empty"
     yield (
         tower.out_hidden_size == text.hidden_size,
-        f"vision_config.out_hidden_size is {tower.out_hidden_size}, text_config.hidden_size "
+        f"vision_config.out_hidden_size is {tower.out_hidden_size}, but text_config.hidden_size is "
         f"{text.hidden_size}",
     )
     levels = list(tower.deepstack_visual_indexes)
@@ -131,7 +131,7 @@ def rules(config: Any) -> Iterator[tuple[bool, str]]:
 
 
 def shorten(config: Any) -> Any:
-    """One layer a DeepStack level and one plain layer, in the tower and in the decoder."""
+    """Keep one layer for each DeepStack level and a plain one, in vision tower and decoder."""
     short = copy.deepcopy(config)
     levels = len(config.vision_config.deepstack_visual_indexes)
     short.text_config.num_hidden_layers = min(levels + 1, config.text_config.num_hidden_layers)
@@ -141,8 +141,11 @@ def shorten(config: Any) -> Any:
 
 
 def stacks(config: Any) -> dict[str, Stack]:
-    """In the decoder the first layers take a DeepStack level each; in the tower the named blocks
-    give one each."""
+    """Return the stacks of the vision tower and of the decoder.
+
+    Each of the first decoder layers adds one DeepStack level. In the vision tower, each block in
+    `deepstack_visual_indexes` produces one. The remaining layers of a stack are equal.
+    """
     indexes = list(config.vision_config.deepstack_visual_indexes)
     plain, layers = len(indexes), config.text_config.num_hidden_layers
     blocks = range(config.vision_config.depth)

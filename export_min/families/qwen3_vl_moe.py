@@ -1,4 +1,4 @@
-"""Qwen3-VL, mixture of experts: the dense family with a router and experts in place of MLPs."""
+"""Qwen3-VL with a mixture of experts: a router and experts replace the MLPs of the dense family."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ class MoeDecoder(qwen3_vl.DeepStackDecoder):
 
 
 def specs(config: Any) -> tuple[Spec, Spec, Spec]:
-    """The three graphs of a `Qwen3VLMoeConfig`."""
+    """Return the three graphs for a `Qwen3VLMoeConfig`."""
     vision, embedding, decoder = qwen3_vl.specs(config)
     return vision, embedding, dataclasses.replace(decoder, module=MoeDecoder)
 
 
 def rules(config: Any) -> Iterator[tuple[bool, str]]:
-    """Those of the dense family, and experts to choose from."""
+    """Require what the dense family requires, and a valid number and size of experts."""
     yield from qwen3_vl.rules(config)
     text = config.text_config
     experts, active = text.num_experts, text.num_experts_per_tok
-    yield experts > 0, f"text_config.num_experts is {experts}: no mixture of experts"
+    yield experts > 0, f"text_config.num_experts is {experts}, needs to be positive"
     yield (
         0 < active <= experts,
         f"text_config.num_experts_per_tok is {active}, of {experts} experts",
@@ -44,7 +44,7 @@ def rules(config: Any) -> Iterator[tuple[bool, str]]:
 
 
 def dense(config: Any) -> list[int]:
-    """The decoder layers without experts."""
+    """Return the indexes of the decoder layers without experts."""
     text = config.text_config
     return [
         i
@@ -54,9 +54,10 @@ def dense(config: Any) -> list[int]:
 
 
 def kinds(config: Any) -> list[int]:
-    """For each decoder layer, the first that is like it.
+    """Return for each decoder layer the index of the first layer of the same kind.
 
-    Each of those that take a DeepStack level is like no other; of the rest, some have experts.
+    Each layer that adds a DeepStack level is a kind of its own. The remaining layers are of two
+    kinds: with experts and without.
     """
     levels = len(config.vision_config.deepstack_visual_indexes)
     plain, first = dense(config), dict[object, int]()
@@ -67,7 +68,7 @@ def kinds(config: Any) -> list[int]:
 
 
 def shorten(config: Any) -> Any:
-    """One decoder layer of each kind; in the tower, one block a DeepStack level and a plain one."""
+    """Keep one decoder layer of each kind, and the vision blocks that the dense family keeps."""
     short = qwen3_vl.shorten(config)
     kept, plain = sorted(set(kinds(config))), dense(config)
     text = copy.deepcopy(config.text_config)
@@ -79,7 +80,7 @@ def shorten(config: Any) -> Any:
 
 
 def stacks(config: Any) -> dict[str, Stack]:
-    """The tower as in the dense family; a layer of the decoder as the first of its kind."""
+    """Return the vision stack of the dense family, and a decoder stack of `kinds`."""
     like = kinds(config)
     kept = sorted(set(like))
     order = [kept.index(first) for first in like]

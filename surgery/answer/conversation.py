@@ -1,4 +1,4 @@
-"""A conversation with a package."""
+"""A conversation with the model in a package."""
 
 from __future__ import annotations
 
@@ -11,30 +11,32 @@ from surgery.base.prompts import turn
 
 
 class Conversation:
-    """Turns so far, with their pictures.
+    """The turns so far and their pictures.
 
-    Every turn reads the whole conversation in a generator of its own. The runtime could go on with
-    an earlier one, but would then drop a picture of a later turn without a word, and misses the
-    last token of its own answer.
+    Every turn uses a new generator of onnxruntime-genai, which reads the whole conversation. An
+    earlier generator could be continued, but it silently ignores pictures after its first turn, and
+    its cache lacks the last token of its own answer.
     """
 
     def __init__(self, runtime: Runtime, sampling: Sampling, max_tokens: int) -> None:
-        """Start without turns.
+        """Start an empty conversation.
 
         Args:
-            runtime: the package.
-            sampling: how tokens are chosen.
-            max_tokens: most tokens of an answer.
+            runtime: the opened package.
+            sampling: how tokens are sampled.
+            max_tokens: largest number of tokens in an answer.
         """
         self.runtime, self.sampling, self.max_tokens = runtime, sampling, max_tokens
         self.messages: list[dict[str, str]] = []
         self.pictures: list[Image.Image] = []
 
     def say(self, text: str, pictures: list[Image.Image]) -> Generator[str]:
-        """The answer to the next turn, piece by piece; it joins the conversation as far as it came.
+        """Yield the answer to a user turn piece by piece, and add both to the conversation.
+
+        If the caller stops early, the conversation keeps the part of the answer so far.
 
         Raises:
-            UserError: the conversation is too long for the package; the turn is then not in it.
+            UserError: the conversation is too long for the package. The turn is not added then.
         """
         messages = [*self.messages, {"role": "user", "content": turn(text, len(pictures))}]
         every = [*self.pictures, *pictures]

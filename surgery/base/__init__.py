@@ -1,4 +1,4 @@
-"""What `export_min` and `surgery` share: errors, files, the terminal, pictures, prompts, the demo.
+"""What `export_min` and `surgery` share: errors, files, console, pictures, prompts, the demo.
 
-Imports neither of the two packages beyond this room.
+The modules here import nothing of the two packages but each other.
 """

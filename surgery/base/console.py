@@ -1,4 +1,8 @@
-"""What every command shares: progress on the terminal, and errors in one line."""
+"""The console of every command: progress, and errors in one line.
+
+The console is one object for the whole process, so commands that run in two threads affect each
+other.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +22,14 @@ from rich.progress import (
 from surgery.base.errors import UserError, plain
 
 console = Console(stderr=True, highlight=False)
-"""Progress and messages; results go to stdout."""
+"""Prints progress and messages to standard error. Results go to standard output."""
 
 
 def progress(in_bytes: bool = False) -> Progress:
-    """A progress display with rate and time left: live on a terminal, silent in a log.
+    """Return a progress display with the time left. It prints only on a terminal.
 
     Args:
-        in_bytes: steps are bytes, shown as sizes with a speed.
+        in_bytes: whether steps are bytes, to be shown as sizes and a speed.
     """
     amount = (DownloadColumn(), TransferSpeedColumn()) if in_bytes else (MofNCompleteColumn(),)
     return Progress(
@@ -41,5 +45,5 @@ def progress(in_bytes: bool = False) -> Progress:
 
 
 def complain(error: UserError) -> None:
-    """Print an error as one line."""
+    """Print an error as one line on standard error."""
     console.print(f"[bold red]error[/]: {escape(plain(str(error)))}", soft_wrap=True)

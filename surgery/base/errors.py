@@ -1,4 +1,4 @@
-"""Errors whose message is one line for the person at the keyboard: facts first, then what to do."""
+"""Errors that the user can fix. The one-line message states the facts, then what to do."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ LONGEST = 2000
 
 
 class UserError(Exception):
-    """Something about the input, the output place or the graph; commands exit with 2 on it."""
+    """Invalid input, output path or graph. Commands exit with code 2."""
 
 
 class OutputError(UserError):
-    """The output cannot be written where it was asked for."""
+    """The output cannot be written to the given path."""
 
 
 class PackageError(UserError):
-    """A directory is not what it should be: a file is missing, or two files disagree."""
+    """A file of a directory is missing or broken, or two of its files contradict each other."""
 
 
 class CheckpointError(UserError):
-    """The checkpoint cannot be used. The message is one line: what was found, what to do."""
+    """The checkpoint cannot be used. The one-line message says what was found and what to do."""
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of a foreign error's message, to keep ours to one; its class where empty."""
+    """Return the first line of an error's message, or the name of its class if it has none."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 

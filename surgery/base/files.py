@@ -1,4 +1,4 @@
-"""Files that the program reads and somebody else wrote."""
+"""Read files that other programs wrote."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ def read_json(
 
     Args:
         path: the file, UTF-8.
-        error: the class of the error, which says what the file belongs to.
-        missing: the message where there is no such file; by default it names folder and file.
-        broken: what the message says of a file that cannot be decoded.
+        error: class of the errors to raise, such as `CheckpointError`.
+        missing: message if the file does not exist. By default, it names the folder and the file.
+        broken: words for a file that cannot be decoded.
 
     Raises:
-        UserError: of class `error`: the file is missing or unreadable, or holds something else.
+        UserError: the file is missing, cannot be read, or holds no JSON object. The class of the
+            exception is `error`.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -32,5 +33,5 @@ def read_json(
     except OSError as e:
         raise error(f"{path}: cannot be read: {e.strerror}.") from e
     if not isinstance(value, dict):
-        raise error(f"{path}: holds a {type(value).__name__}, needs an object.")
+        raise error(f"{path}: holds a {type(value).__name__}, needs to hold an object.")
     return value

@@ -1,8 +1,10 @@
-"""Pictures for the runtime's image processor: any format Pillow reads becomes upright RGB.
+"""Prepare pictures for the image processor of onnxruntime-genai.
 
-The runtime's own loader takes PNG and JPEG, ends the process on anything else, ignores EXIF
-orientation, and rounds some sizes to another grid than Hugging Face's processor. So a picture is
-brought here to the very size that `smart_resize` gives, where both sides leave it alone.
+The picture loader of onnxruntime-genai reads PNG and JPEG, ends the process on any other format,
+and ignores EXIF orientation. Its processor rounds half up, while transformers rounds half to even,
+so that some pictures would get different sizes. A picture is therefore read with Pillow, turned
+upright, and resized to the size that `smart_resize` of transformers computes; neither processor
+resizes such a picture again.
 """
 
 from __future__ import annotations
@@ -20,37 +22,37 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from surgery.base.errors import UserError
 
 LONGEST_ASPECT = 200
-"""Sides differ by this factor at most (`smart_resize` in transformers)."""
+"""Largest ratio of the longer side to the shorter one, as in `smart_resize` of transformers."""
 
 
 def open_picture(path: str | Path) -> Image.Image:
-    """A picture file as upright RGB; of an animation, the first frame.
+    """Read a picture as RGB with its EXIF orientation applied. An animation gives its first frame.
 
     Raises:
-        UserError: no such file, or nothing that Pillow reads.
+        UserError: the file does not exist, or Pillow cannot read it.
     """
     try:
         with Image.open(path) as image:
             return rgb(ImageOps.exif_transpose(image))
     except UnidentifiedImageError as e:
-        raise UserError(f"{path}: not a picture in a format that Pillow reads.") from e
+        raise UserError(f"{path}: not a picture in a format that Pillow can read.") from e
     except FileNotFoundError as e:
         raise UserError(f"{path}: no such picture.") from e
     except Image.DecompressionBombError as e:
         raise UserError(f"{path}: {e}") from e
-    except (OSError, SyntaxError, ValueError) as e:  # Pillow's words for a broken file
+    except (OSError, SyntaxError, ValueError) as e:  # what Pillow raises for a broken file
         raise UserError(f"{path}: cannot be read as a picture: {e}.") from e
 
 
 def rgb(image: Image.Image) -> Image.Image:
-    """Eight bits a channel; alpha is dropped, as Hugging Face's processor does."""
+    """Convert to RGB with eight bits per channel. Alpha is dropped, as in transformers."""
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     return image.convert("RGB")
 
 
 def png(image: Image.Image) -> bytes:
-    """The picture in a format that the runtime reads without loss."""
+    """Return the picture as PNG, which onnxruntime-genai reads without loss."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
@@ -58,13 +60,13 @@ def png(image: Image.Image) -> bytes:
 
 @dataclass(frozen=True)
 class Sizing:
-    """The size that a package's processor gives a picture.
+    """The rule by which a package's processor resizes pictures.
 
     Attributes:
-        unit: both sides become multiples of it.
-        least: fewest pixels.
-        most: most pixels.
-        fixed: the one size (width, height) of a package built for it.
+        unit: both sides become multiples of this number of pixels.
+        least: smallest number of pixels.
+        most: largest number of pixels.
+        fixed: the size (width, height) of every picture if the package is built for one size.
     """
 
     unit: int
@@ -74,7 +76,11 @@ class Sizing:
 
     @classmethod
     def of(cls, processor: Mapping[str, Any]) -> Sizing:
-        """Read from processor_config.json."""
+        """Read the rule from the content of processor_config.json.
+
+        Raises:
+            KeyError: there is no Resize step.
+        """
         for transform in processor["processor"]["transforms"]:
             operation = transform["operation"]
             if operation["type"] == "Resize":
@@ -88,22 +94,22 @@ class Sizing:
         raise KeyError("Resize")
 
     def apply(self, image: Image.Image) -> Image.Image:
-        """The picture in its final size; the resampling is Hugging Face's."""
+        """Resize a picture to its final size, with bicubic resampling as in transformers."""
         size = self.target(*image.size)
         return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
 
     def target(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height as `smart_resize` of transformers has them.
+        """Return width and height as `smart_resize` of transformers computes them.
 
         Raises:
-            UserError: a side is too long for the other.
+            UserError: the aspect ratio is too large.
         """
         if self.fixed is not None:
             return self.fixed
         if max(width, height) > LONGEST_ASPECT * min(width, height):
             raise UserError(
-                f"a picture of {width} x {height}: one side may be {LONGEST_ASPECT} times the "
-                f"other at most."
+                f"a picture of {width} x {height}: one side may be at most {LONGEST_ASPECT} times "
+                f"as long as the other."
             )
         unit = self.unit
         w, h = round(width / unit) * unit, round(height / unit) * unit

@@ -1,8 +1,8 @@
-"""How an export recognizes the shards that its graphs point into.
+"""Detect that a safetensors shard was replaced since the export.
 
-The graphs know each weight by file and offset; the header of a safetensors file
-(https://huggingface.co/docs/safetensors/index#format) holds names, dtypes, shapes and places, so
-a shard with the same header is read rightly.
+The graphs refer to each weight by file and offset. The header of a safetensors file
+(https://huggingface.co/docs/safetensors/index#format) holds the name, dtype, shape and offset of
+each tensor, so the references stay valid as long as the header stays the same.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def header_digest(shard: Path) -> str:
-    """SHA-256 of a shard's header, its length prefix included."""
+    """Return the SHA-256 of a shard's header, including the length prefix."""
     with shard.open("rb") as file:
         prefix = file.read(8)
         return hashlib.sha256(prefix + file.read(int.from_bytes(prefix, "little"))).hexdigest()

@@ -1,1 +1,4 @@
-"""The commands, one a module: `configure(parser)` and `main(args)`."""
+"""The commands, one per module, each with `configure(parser)` and `main(args)`.
+
+The module `options` holds the arguments that several commands share.
+"""

@@ -1,7 +1,7 @@
-"""Ask a package a question, or hold a conversation with it.
+"""Ask the model in a package a question, or hold a conversation with it.
 
-In a conversation a line is a turn; "/image PATH" adds a picture to the next one, "/new" forgets
-everything, "/quit" or the end of the input leaves. Ctrl-C ends an answer early.
+In a conversation, each line is a turn. "/image PATH" adds a picture to the next turn, "/new" starts
+a new conversation, and "/quit" or the end of the input ends the command. Ctrl-C stops an answer.
 """
 
 from __future__ import annotations
@@ -20,32 +20,42 @@ if TYPE_CHECKING:
     from surgery.answer.conversation import Conversation
 
 HELP = (
-    "a line is a turn; /image PATH adds a picture to the next one, /new starts anew, /quit leaves"
+    "Each line is a turn. /image PATH adds a picture to the next turn, /new starts a new "
+    "conversation, /quit ends the command."
 )
 
 
 def configure(p: argparse.ArgumentParser) -> None:
-    """The package, the question, how to answer."""
-    p.add_argument("package", metavar="DIR", help="a package")
-    p.add_argument("prompt", metavar="PROMPT", nargs="?", help="default: a conversation")
+    """Define the package, the question, and how tokens are sampled."""
+    p.add_argument("package", metavar="DIR", help="package directory")
+    p.add_argument(
+        "prompt", metavar="PROMPT", nargs="?", help="the question (default: start a conversation)"
+    )
     p.add_argument(
         "--image",
         metavar="PATH",
         action="append",
         default=[],
-        help="a picture in any format Pillow reads; repeat for more",
+        help="picture in any format that Pillow can read; repeat the option for several pictures",
     )
     p.add_argument(
         "--temperature",
         type=float,
         metavar="T",
-        help="0 for the likeliest token always (default: as the package says)",
+        help="sampling temperature; 0 always takes the most likely token "
+        "(default: the setting of the package)",
     )
-    p.add_argument("--top-k", "--top_k", type=int, metavar="K", help="among the K likeliest")
     p.add_argument(
-        "--top-p", "--top_p", type=float, metavar="P", help="among those that reach probability P"
+        "--top-k", "--top_k", type=int, metavar="K", help="sample from the K most likely tokens"
     )
-    p.add_argument("--seed", type=int, metavar="N", help="repeat a run")
+    p.add_argument(
+        "--top-p",
+        "--top_p",
+        type=float,
+        metavar="P",
+        help="sample from the most likely tokens whose probabilities add up to P",
+    )
+    p.add_argument("--seed", type=int, metavar="N", help="seed of the sampling, to repeat a run")
     p.add_argument(
         "--max-tokens",
         "--max_tokens",
@@ -53,18 +63,18 @@ def configure(p: argparse.ArgumentParser) -> None:
         type=int,
         default=512,
         metavar="N",
-        help="longest answer (default: %(default)s)",
+        help="largest number of tokens in an answer (default: %(default)s)",
     )
 
 
 def main(args: argparse.Namespace) -> int:
-    """Answer once, or line by line."""
+    """Answer the question, or hold a conversation."""
     from surgery.answer.conversation import Conversation
     from surgery.answer.runtime import Runtime, Sampling
     from surgery.base.pictures import open_picture
 
     if args.max_tokens < 1:
-        raise UserError(f"max-tokens is {args.max_tokens}, must be 1 or more.")
+        raise UserError(f"--max-tokens is {args.max_tokens}, must be 1 or more.")
     sampling = Sampling(args.temperature, args.top_k, args.top_p, args.seed)
     pictures = [open_picture(path) for path in args.image]
     conversation = Conversation(Runtime(args.package), sampling, args.max_tokens)
@@ -76,7 +86,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def answer(conversation: Conversation, text: str, pictures: list[Image.Image]) -> None:
-    """Print an answer as it comes."""
+    """Print an answer piece by piece as the model generates it."""
     with contextlib.closing(conversation.say(text, pictures)) as pieces:
         for piece in pieces:
             print(piece, end="", flush=True)
@@ -84,7 +94,7 @@ def answer(conversation: Conversation, text: str, pictures: list[Image.Image]) -
 
 
 def converse(conversation: Conversation, pictures: list[Image.Image]) -> None:
-    """Read turns from the terminal, or a line each from another input, until it ends."""
+    """Read one turn per line from standard input until it ends, with a prompt on a terminal."""
     from surgery.base.pictures import open_picture
 
     terminal = sys.stdin.isatty()
@@ -111,5 +121,5 @@ def converse(conversation: Conversation, pictures: list[Image.Image]) -> None:
                 raise
             complain(e)
         except KeyboardInterrupt:
-            print(flush=True)  # the answer so far stays in the conversation
+            print(flush=True)  # the conversation keeps the answer so far
             pictures = []

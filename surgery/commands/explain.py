@@ -1,6 +1,6 @@
-"""Show where a pass acts, where it nearly did, and the first condition that failed there.
+"""Show where a pass matches, where it nearly matches, and the first condition that fails there.
 
-The pass is asked on the graph as it stands right before it in the recipe.
+The recipe runs up to the pass, so that the pass sees the graph that it would see in a full run.
 """
 
 from __future__ import annotations
@@ -8,30 +8,36 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from surgery.commands.build import add_options, options
+from surgery.commands.options import add_options, options
 from surgery.engine.facts import Facts
 
 
 def configure(p: argparse.ArgumentParser) -> None:
-    """The pass, the graph, the module, and the options of the run that it is part of."""
-    p.add_argument("name", metavar="PASS", help="see python -m surgery --list")
+    """Define the pass, the graph, the module, and the options of the run."""
+    p.add_argument("name", metavar="PASS", help="a name that python -m surgery --list prints")
     p.add_argument(
         "-i",
         "--input",
         default="build/raw",
-        help="raw export, or an .onnx file of any exporter (default: %(default)s)",
+        help="directory that python -m export_min wrote, or an .onnx file of any exporter "
+        "(default: %(default)s)",
     )
-    p.add_argument("--graph", metavar="GRAPH", help="vision, embedding or decoder alone")
     p.add_argument(
-        "--recipe", help="decoder, vision or any: a generic recipe (default for an .onnx file: any)"
+        "--graph", metavar="GRAPH", help="look at one graph only, such as vision or decoder"
     )
-    p.add_argument("--at", metavar="MODULE", help="modules whose path contains this")
-    p.add_argument("--all", action="store_true", help="every site and near-miss")
+    p.add_argument(
+        "--recipe",
+        help="use this generic recipe: decoder, vision or any (default for an .onnx file: any)",
+    )
+    p.add_argument("--at", metavar="MODULE", help="show only modules whose path contains this text")
+    p.add_argument(
+        "--all", action="store_true", help="show every site and near-miss, not only the first 12"
+    )
     add_options(p)
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print sites and near-misses."""
+    """Print the sites and near-misses."""
     from surgery.watch.explain import explain, explain_foreign, lines
 
     source, limit = Path(args.input), 1 << 30 if args.all else 12

@@ -1,6 +1,6 @@
-"""Draw a run as one HTML page: what python -m surgery --dump DIR wrote.
+"""Draw a run as one HTML page, from the files that python -m surgery --dump DIR wrote.
 
-Where DIR holds no dump yet, the passes run first.
+If DIR holds no dump yet, the command runs the passes and writes one first.
 """
 
 from __future__ import annotations
@@ -9,27 +9,36 @@ import argparse
 from pathlib import Path
 
 from surgery.base.console import console
-from surgery.commands.build import add_options, options
+from surgery.commands.options import add_check_steps, add_options, options
 from surgery.engine.facts import Facts
 
 FOLDER = "build/report"
 
 
 def configure(p: argparse.ArgumentParser) -> None:
-    """The dump, and the options of a run that makes one."""
-    p.add_argument("dir", metavar="DIR", nargs="?", default=FOLDER, help=f"default: {FOLDER}")
-    p.add_argument("-i", "--input", default="build/raw", help="raw export (default: %(default)s)")
-    p.add_argument("--again", action="store_true", help="run even where there is a dump")
+    """Define the directory of the dump, and the options of the run that writes it."""
     p.add_argument(
-        "--check-steps",
-        action="store_true",
-        help="run each step in onnxruntime and compare it with the one before",
+        "dir",
+        metavar="DIR",
+        nargs="?",
+        default=FOLDER,
+        help=f"directory of the dump and of the page (default: {FOLDER})",
     )
+    p.add_argument(
+        "-i",
+        "--input",
+        default="build/raw",
+        help="directory that python -m export_min wrote (default: %(default)s)",
+    )
+    p.add_argument(
+        "--again", action="store_true", help="run the passes again even if DIR holds a dump"
+    )
+    add_check_steps(p)
     add_options(p)
 
 
 def main(args: argparse.Namespace) -> int:
-    """Dump where needed, then draw."""
+    """Write the dump if it is needed, then draw the page."""
     from surgery.engine.runner import Watcher
     from surgery.jobs.build import operate
     from surgery.show.report import report

@@ -1,32 +1,40 @@
-"""Check a package: files, configurations, graphs, the runtime, and logits against PyTorch.
+"""Check a package: its files, configurations and graphs, the runtime, and logits against PyTorch.
 
-Exit code 0 when everything holds, 1 when something does not.
+The exit code is 0 if every check passes and 1 if one fails.
 """
 
 from __future__ import annotations
 
 import argparse
 
+from surgery.base.arguments import add_hub
+
 
 def configure(p: argparse.ArgumentParser) -> None:
-    """The package, and what to compare it with."""
-    p.add_argument("package", metavar="DIR", help="a package")
-    add_checkpoint(p, "--checkpoint", "compare logits with PyTorch")
+    """Define the package, and the checkpoint to compare it with."""
+    p.add_argument("package", metavar="DIR", help="package directory")
+    add_checkpoint(p, "--checkpoint", "compare the logits with PyTorch running this checkpoint")
 
 
 def add_checkpoint(p: argparse.ArgumentParser, name: str, purpose: str) -> None:
-    """The option that names a checkpoint, and where the hub keeps it."""
+    """Add the option that names a checkpoint, and the options for one on the hub.
+
+    Args:
+        p: the parser.
+        name: the option.
+        purpose: what the checkpoint is for, as the beginning of the help text.
+    """
     p.add_argument(
         name,
         metavar="CHECKPOINT",
-        help=f"{purpose}: a local directory, a hub id, or demo for the embedded one",
+        help=f"{purpose}: a local directory, a hub id, or demo for the demo checkpoint "
+        "that the project contains",
     )
-    p.add_argument("-c", "--cache-dir", "--cache_dir", metavar="DIR", help="the hub's downloads")
-    p.add_argument("--revision", help="branch, tag or commit on the hub")
+    add_hub(p)
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print the findings as a table, a line a check."""
+    """Print the findings, one line for each check."""
     from rich.console import Console
     from rich.markup import escape
 
@@ -40,6 +48,6 @@ def main(args: argparse.Namespace) -> int:
             mark = "[bold red]FAILED[/]" if finding.problem else "[green]ok[/]    "
             out.print(f"  {mark}  {finding.what:<32}  {escape(finding.problem or finding.note)}")
     for group in report.skipped:
-        out.print(f"[bold]{group}[/]\n  not run")
+        out.print(f"[bold]{group}[/]\n  not run, because an earlier check failed")
     out.print("the package is sound" if report.ok else "[bold red]the package is broken[/]")
     return 0 if report.ok else 1

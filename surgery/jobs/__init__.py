@@ -1,1 +1,1 @@
-"""The two jobs: a raw export to a package, and a generic recipe on graphs that others exported."""
+"""The two jobs: build a package from a raw export, and run a generic recipe on any ONNX graph."""

@@ -1,4 +1,4 @@
-"""A generic recipe on any ONNX graph, or on a folder of them."""
+"""Run a generic recipe on any ONNX graph, or on every graph in a folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from surgery.package.external_data import write_graphs
 LIBRARIES = ("onnx-ir", "onnxscript", "onnxruntime")
 """Whose versions shape a graph."""
 DEFAULT = Options(text_precision="fp32")
-"""Options of a run on graphs without a checkpoint."""
+"""Default options for graphs of other exporters: nothing is quantized."""
 
 
 def apply(
@@ -32,21 +32,21 @@ def apply(
     force: bool = False,
     tell: Callable[[runner.Record, str], None] = show,
 ) -> Path:
-    """Run a generic recipe on every graph and write them, weights in data files.
+    """Run a generic recipe on every graph and write each with a data file for its weights.
 
     Args:
-        source: an ONNX file, or a folder of them.
-        output: directory to write, whole or not at all.
+        source: an ONNX file, or a folder of ONNX files.
+        output: directory to write. It appears only when it is complete.
         recipe: "decoder", "vision" or "any".
-        options: precision, provider and sizes.
+        options: precision, execution provider and sizes.
         force: replace an earlier output.
-        tell: takes each pass's record; prints a line by default.
+        tell: called with the record of each pass. By default, it prints a line.
 
     Returns:
         The output directory.
 
     Raises:
-        UserError: no such recipe or graph, or no place for the output.
+        UserError: there is no such recipe or graph, or the output cannot be written.
     """
     known("--recipe", recipe, GENERIC)
     source, output = Path(source), Path(output)

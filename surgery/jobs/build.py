@@ -1,4 +1,4 @@
-"""From raw graphs to a package: the main job."""
+"""The main job: build a package from raw graphs."""
 
 from __future__ import annotations
 
@@ -40,18 +40,20 @@ def build(
     """Apply the recipes to a raw export and write a package for onnxruntime-genai.
 
     Args:
-        raw: directory of `export_min`.
-        output: directory to write, whole or not at all; build/PROVIDER-PRECISION by default.
-        options: precision, provider and sizes.
+        raw: directory that `export_min` wrote.
+        output: directory to write. It appears only when it is complete. By default,
+            build/PROVIDER-PRECISION.
+        options: precision, execution provider and sizes.
         force: replace an earlier package.
-        watchers: look at the graphs pass by pass; what they see is what is written.
-        tell: takes each pass's record and the watchers' words; prints a line by default.
+        watchers: see the graph after each pass, but do not change it.
+        tell: called with the record of each pass and the remarks of the watchers. By default, it
+            prints a line.
 
     Returns:
         The output directory.
 
     Raises:
-        UserError: the input, the output place or a graph is not what it must be.
+        UserError: the input, the output path or a graph is invalid.
     """
     options = options or Options()
     provider = options.execution_provider
@@ -76,7 +78,7 @@ def build(
 
 
 def question(output: Path, facts: Facts) -> str:
-    """The command that asks a package about a picture; the demo checkpoint brings its own."""
+    """Return a command that asks the package about a picture: for the demo, one of its own."""
     picture, about = "PICTURE", "What is in this picture?"
     if facts.manifest["source"] == "demo":
         picture = os.path.relpath(facts.checkpoint / "images" / "shapes.png")
@@ -94,12 +96,13 @@ def operate(
 
     Args:
         facts: the raw export and the options.
-        selection: the passes and graphs to run; all by default.
-        watchers: look at the graphs pass by pass.
-        tell: takes each pass's record and the watchers' words; prints a line by default.
+        selection: the passes and graphs to run. By default, all.
+        watchers: see the graph after each pass, but do not change it.
+        tell: called with the record of each pass and the remarks of the watchers. By default, it
+            prints a line.
 
     Returns:
-        The graphs by name.
+        The finished graphs by name.
     """
     models = {}
     try:
@@ -117,12 +120,12 @@ def operate(
 
 
 def show(record: runner.Record, words: str = "") -> None:
-    """Print a pass's line."""
+    """Print the line of a pass, with the remarks of the watchers."""
     console.print(f"{record.line()}  {words}".rstrip(), soft_wrap=True, markup=False)
 
 
 def write(models: dict[str, ir.Model], folder: Path, facts: Facts) -> Layout:
-    """Write everything that a package holds."""
+    """Write all files of a package."""
     if facts.options.strip:
         for model in models.values():
             ClearMetadataAndDocStringPass()(model)
@@ -141,5 +144,5 @@ def write(models: dict[str, ir.Model], folder: Path, facts: Facts) -> Layout:
 
 
 def dump(value: object, path: Path) -> None:
-    """Write JSON."""
+    """Write a value as JSON."""
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -1,1 +1,1 @@
-"""What leaves the shop: data files, configurations, tokenizer, model card."""
+"""Files written to the package: data files, configurations, tokenizer and model card."""

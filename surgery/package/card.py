@@ -1,4 +1,4 @@
-"""The package's README: where it comes from, what is in it, how to run it."""
+"""The README of a package: its source, its files and how to run it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ print(tokenizer.decode(generator.get_sequence(0)))
 
 
 def model_card(facts: Facts, layout: Layout) -> str:
-    """The README of a package."""
+    """Return the README of a package."""
     options = facts.options
     sizes = "\n".join(f"| `{name}` | {size:,} |" for name, size in sorted(layout.sizes.items()))
     source = origin(facts)
@@ -64,7 +64,7 @@ def origin(facts: Facts) -> str:
 
 
 def quantization(facts: Facts) -> str:
-    """How the decoder was quantized, in a sentence."""
+    """Return a sentence on how the decoder is quantized."""
     if not facts.quantized:
         return f"Weights as in the checkpoint, in {facts.options.text_precision}."
     kind = "symmetric" if facts.options.symmetric else "asymmetric"

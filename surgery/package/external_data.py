@@ -1,8 +1,8 @@
-"""Weights written beside their graphs: streamed, aligned, equal ones once.
+"""Write weights to data files beside their graphs: streamed, aligned, and without duplicates.
 
-A weight is computed a block of rows at a time and written to its place, on all cores. The places
-are fixed before the first byte is written, so the outcome is the same for any number of threads,
-and memory holds a few blocks, whatever the size of the model or of its largest matrix.
+A weight is computed in blocks of rows, which threads write to the data file in parallel. The offset
+of every weight is fixed before the first byte is written, so the file does not depend on the number
+of threads. Memory holds a few blocks, however large the model or its largest matrix is.
 """
 
 from __future__ import annotations
@@ -21,23 +21,24 @@ import onnx_ir as ir
 from surgery.rewrite.weights import RowTensor, Source, Stored
 
 THRESHOLD = 1024
-"""Bytes from which an initializer goes to the data file; smaller ones stay in the graph."""
+"""Initializers of at least this many bytes go to the data file. Smaller ones stay in the graph."""
 SMALL_ALIGNMENT = 64
-"""A cache line."""
+"""Alignment in bytes of tensors smaller than `LARGE`: one cache line."""
 PAGE_ALIGNMENT = 65536
-"""Allocation granularity of a mapping on Windows, a multiple of every page size elsewhere."""
+"""Alignment in bytes of large tensors: the granularity of memory mapping on Windows, which is a
+multiple of the page size on other systems."""
 LARGE = 1 << 20
-"""Bytes from which a tensor starts on its own page, so that the runtime can map it alone."""
+"""Tensors of at least this many bytes start on a page, so that the runtime can map each alone."""
 PIECE = 4 << 20
-"""Bytes of float32 weights that one thread works on at a time."""
-
+"""Bytes of float32 weights that a thread computes at a time."""
 
 SEEK = threading.Lock()
+"""Held while a thread seeks and writes, where the system has no positioned write."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor lies."""
+    """The location of a tensor: a data file, and offset and length in bytes."""
 
     file: str
     offset: int
@@ -46,7 +47,7 @@ class Place:
 
 @dataclass
 class Job:
-    """One source, a name of it, and the places of its arrays."""
+    """A source, a name of it, and the place of each of its arrays by index."""
 
     source: Source
     name: str = ""
@@ -55,21 +56,21 @@ class Job:
 
 @dataclass
 class Layout:
-    """The places of all tensors of a package, decided before anything is written."""
+    """The places of all tensors of a package, fixed before anything is written."""
 
     sizes: dict[str, int] = field(default_factory=dict)
     jobs: dict[Source, Job] = field(default_factory=dict)
     arrays: list[tuple[Place, ir.TensorProtocol]] = field(default_factory=list)
 
     def take(self, file: str, nbytes: int) -> Place:
-        """Reserve bytes at the end of a file."""
+        """Reserve aligned space at the end of a file."""
         alignment = PAGE_ALIGNMENT if nbytes >= LARGE else SMALL_ALIGNMENT
         offset = -(-self.sizes.get(file, 0) // alignment) * alignment
         self.sizes[file] = offset + nbytes
         return Place(file, offset, nbytes)
 
     def place(self, tensor: ir.TensorProtocol, file: str) -> Place:
-        """The place of a tensor: an earlier one where the bytes are the same."""
+        """Return the place of a tensor. Tensors with an equal source share one place."""
         if not isinstance(tensor, RowTensor):
             place = self.take(file, tensor.nbytes)
             self.arrays.append((place, tensor))
@@ -89,19 +90,19 @@ def write_graphs(
     """Write graphs and their data files.
 
     Args:
-        graphs: models by file name, such as "model.onnx"; its data goes to "model.onnx.data".
-            A weight that several share lies in the file of the first. The models end up
-            pointing at what was written.
+        graphs: models by file name. The data of "model.onnx" goes to "model.onnx.data". A weight
+            that several graphs share is in the data file of the first. Afterwards, the
+            initializers of the models point to the written files.
         folder: an existing directory.
-        threads: workers; all cores by default. The bytes do not depend on it.
-        report: called with bytes done and in all.
+        threads: number of threads. By default, the number of cores. It does not affect the files.
+        report: called with the number of bytes written so far and in total.
 
     Returns:
-        What was written where.
+        The place of each tensor and the size of each data file.
 
     Raises:
-        PackageError: a file with weights is gone or too short; nothing was written then.
-        OSError: the folder cannot be written; its file name lies in it.
+        PackageError: a file with weights is missing or too short. Nothing was written then.
+        OSError: the folder cannot be written. The file name of the error lies in it.
     """
     layout = Layout()
     for name, model in graphs.items():
@@ -150,7 +151,7 @@ def stored_in(source: object) -> Iterator[Stored]:
 
 
 def external(model: ir.Model) -> Iterator[ir.Value]:
-    """Initializers that go to a data file."""
+    """Yield the initializers that go to a data file, and load the smaller ones into the graph."""
     for graph in model.graphs():
         for value in graph.initializers.values():
             tensor = value.const_value
@@ -163,7 +164,7 @@ def external(model: ir.Model) -> Iterator[ir.Value]:
 
 
 def row_tensor(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
-    """A tensor of the checkpoint as a source, so that it is streamed and shared too."""
+    """Wrap an external tensor in a `RowTensor`, so that it is streamed and shared too."""
     if not isinstance(tensor, ir.ExternalTensor):
         return tensor
     file = Path(tensor.base_dir) / tensor.location
@@ -174,7 +175,7 @@ def row_tensor(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
 def write_data(
     layout: Layout, folder: Path, threads: int, report: Callable[[int, int], None]
 ) -> None:
-    """Write every job's pieces, a few in flight."""
+    """Write all tensors with a pool of threads and a bounded number of waiting tasks."""
     total = sum(layout.sizes.values())
     done = 0
     files: dict[str, int] = {}
@@ -201,13 +202,13 @@ def write_data(
 
 
 def open_file(path: Path) -> int:
-    """A new file to write at any place."""
+    """Create a file and return its descriptor."""
     flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
     return os.open(path, flags, 0o644)
 
 
 def reserve(descriptor: int, size: int) -> None:
-    """Give a file its size and its space, so that a full disk shows before the work."""
+    """Allocate the space of a file, so that a full disk is an error before the work starts."""
     if hasattr(os, "posix_fallocate") and size:
         os.posix_fallocate(descriptor, 0, size)
     else:
@@ -215,7 +216,7 @@ def reserve(descriptor: int, size: int) -> None:
 
 
 def tasks(layout: Layout, files: Mapping[str, int]) -> Iterator[Callable[[], int]]:
-    """Pieces of work, each returning the bytes that it wrote."""
+    """Yield tasks that each write a part and return the number of bytes."""
     for place, tensor in layout.arrays:
         yield lambda place=place, tensor=tensor: write_at(  # type: ignore[misc]
             files[place.file], place.offset, np.frombuffer(tensor.tobytes(), np.uint8)
@@ -233,7 +234,7 @@ def tasks(layout: Layout, files: Mapping[str, int]) -> Iterator[Callable[[], int
 
 
 def input_shape(source: Any) -> tuple[int, ...]:
-    """Shape of the numbers that a source works on: a block of its rows must fit the cache."""
+    """Return the shape of the data that a source reads, by which blocks of rows are sized."""
     shape: tuple[int, ...] = source.parts[0][1]
     inner = getattr(source, "source", None)
     if inner is not None and inner.parts[0][1][:1] == shape[:1]:
@@ -242,7 +243,7 @@ def input_shape(source: Any) -> tuple[int, ...]:
 
 
 def write_piece(job: Job, start: int, stop: int, files: Mapping[str, int]) -> int:
-    """Compute rows of a source and write each array's part."""
+    """Compute some rows of a source, write them for each of its arrays, and return the bytes."""
     written = 0
     try:
         parts = job.source.read(start, stop)
@@ -260,7 +261,7 @@ def write_piece(job: Job, start: int, stop: int, files: Mapping[str, int]) -> in
 
 
 def write_at(descriptor: int, offset: int, array: np.ndarray) -> int:
-    """Write all bytes of an array at an offset."""
+    """Write an array at an offset and return the number of bytes."""
     view = memoryview(array.data)
     done = 0
     if hasattr(os, "pwrite"):

@@ -1,7 +1,8 @@
-"""genai_config.json: what onnxruntime-genai 0.18 needs to know of a package.
+"""Write genai_config.json, which describes a package to onnxruntime-genai 0.18.
 
-Its parser rejects unknown keys inside every object, and takes a wrong default for several that
-are left out: `image_grid_thw` must be named, and named so; the token ids of pictures default to 0.
+The parser of onnxruntime-genai rejects unknown keys in every object. Several keys have defaults
+that are wrong for these models and must therefore be written: the input `image_grid_thw` must be
+configured under this name, and the token ids of pictures default to 0.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ DECODER = "model.onnx"
 PROCESSOR = "processor_config.json"
 
 SEARCH_LENGTH = 4096
-"""Default of `search.max_length`: the runtime allocates the whole cache for it at once."""
+"""Default of `search.max_length`. The runtime allocates the key/value cache for this length."""
 
 CPU_SESSIONS: dict[str, dict[str, Any]] = {
     "decoder": {"intra_op_num_threads": 0},
@@ -27,31 +28,36 @@ CPU_SESSIONS: dict[str, dict[str, Any]] = {
         "enable_cpu_mem_arena": False,
     },
 }
-"""Measured with `tests/bench/load.py` and `tests/bench/generate.py` on a 4B shape.
+"""Session options of CPU packages, chosen with two benchmarks.
 
-0 threads means one a physical core; left out, the runtime takes half the logical cores, which
-halves the speed where a core has one thread. A second pool for the embedding graph would only
-spin against the decoder's. The vision tower runs once a picture and keeps nothing between: no
-prepacked second copy of its weights (which would save a twentieth of its time), no weights cast
-to float32 at load (folding would do that), no arena for its activations.
+`tests/bench/load.py` and `tests/bench/generate.py` ran on the shapes of a 4B model.
+`intra_op_num_threads` 0 means one thread per physical core. Without it, the runtime uses half the
+logical cores, which halves the speed on cores with one hardware thread. The embedding graph has one
+thread, because a second thread pool would compete with that of the decoder. The vision graph runs
+once per picture, and its options save memory between runs: weights are not prepacked (a second copy
+that would save 5% of the time), constant folding does not store weights converted to float32, and
+there is no arena for activations.
 """
 
 SAMPLING = ("do_sample", "temperature", "top_k", "top_p", "repetition_penalty")
-"""Taken over from generation_config.json."""
+"""Settings copied from generation_config.json."""
 
 
 def filenames(facts: Facts) -> dict[str, str]:
-    """The file of each graph: qwen3vl-vision.onnx, qwen3vl-embedding.onnx, model.onnx."""
+    """Return the file of each graph: qwen3vl-vision.onnx, qwen3vl-embedding.onnx, model.onnx."""
     family = facts.traits.runtime.replace("_", "")
     beside = {part: f"{family}-{part}.onnx" for part in ("vision", "embedding")}
     return {**beside, "decoder": DECODER}
 
 
 def genai_config(facts: Facts) -> dict[str, Any]:
-    """The whole configuration as a JSON object.
+    """Return the whole configuration as a JSON object.
 
-    `per_layer_inputs` is the runtime's channel from the embedding graph to the decoder; DeepStack
-    travels through it, where a family has it.
+    The runtime passes an output `per_layer_inputs` of the embedding graph on to the decoder.
+    Families with DeepStack use it for the DeepStack features.
+
+    Raises:
+        PackageError: the checkpoint names no token that ends an answer.
     """
     levels = {"per_layer_inputs": "per_layer_inputs"} if facts.levels else {}
     files = filenames(facts)
@@ -132,15 +138,22 @@ def genai_config(facts: Facts) -> dict[str, Any]:
 
 
 def end_tokens(facts: Facts) -> list[int]:
-    """Tokens that end an answer."""
+    """Return the ids of the tokens that end an answer.
+
+    Raises:
+        PackageError: the checkpoint names none.
+    """
     found = facts.generation.get("eos_token_id", facts.text.get("eos_token_id"))
     if found is None:
-        raise PackageError(f"{facts.checkpoint}: no eos_token_id in generation_config.json.")
+        raise PackageError(
+            f"{facts.checkpoint}: neither generation_config.json nor config.json has an "
+            f"eos_token_id."
+        )
     return [int(t) for t in found] if isinstance(found, list) else [int(found)]
 
 
 def first(facts: Facts, name: str, default: int) -> int:
-    """A token id from the first configuration that has it."""
+    """Return a token id from the first configuration that has it."""
     for part in (facts.generation, facts.text, facts.config):
         if isinstance(part.get(name), int):
             return int(part[name])

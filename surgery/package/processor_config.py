@@ -1,4 +1,4 @@
-"""processor_config.json: the checkpoint's image processor in onnxruntime-extensions' terms."""
+"""Write processor_config.json: the checkpoint's image processor for onnxruntime-extensions."""
 
 from __future__ import annotations
 
@@ -9,21 +9,25 @@ from surgery.engine.facts import Facts
 
 
 def processor_config(facts: Facts) -> dict[str, Any]:
-    """The transforms from a picture file to `pixel_values` and `image_grid_thw`.
+    """Return the transforms from a picture file to `pixel_values` and `image_grid_thw`.
 
-    Pictures keep their aspect ratio, but for a package of one fixed size, where every picture is
-    stretched to that square.
+    Pictures keep their aspect ratio, unless the package is built for one size: then every picture
+    is stretched to that square.
 
-    Numbers come from the checkpoint's preprocessor_config.json. `ConvertRGB` and the `qwen3_vl`
-    flag of `Normalize` each swap channels: both or neither.
+    The numbers come from preprocessor_config.json of the checkpoint. `ConvertRGB` and the flag
+    `qwen3_vl` of `Normalize` both swap the red and blue channels, so a configuration needs both or
+    neither.
 
     Raises:
-        PackageError: the checkpoint's processor leaves out a step that the runtime always takes.
+        PackageError: the checkpoint turns a step off that the runtime always runs.
     """
     p = facts.preprocessor
     off = [name for name in ("do_resize", "do_rescale", "do_normalize") if p.get(name) is False]
     if off:
-        raise PackageError(f"preprocessor_config.json: {off[0]} is false, which is not supported.")
+        raise PackageError(
+            f"preprocessor_config.json: {off[0]} is false, needs to be true. "
+            "The runtime always runs this step."
+        )
     least, most = facts.pixels
     side = facts.options.image_size or 384
     merge = int(p.get("merge_size", facts.vision["spatial_merge_size"]))
@@ -35,7 +39,7 @@ def processor_config(facts: Facts) -> dict[str, Any]:
             "resize",
             "Resize",
             {
-                "width": side,  # beside smart_resize, asked for but ignored
+                "width": side,  # with smart_resize, required by the parser but ignored
                 "height": side,
                 "smart_resize": int(facts.grid is None),
                 "min_pixels": least,

@@ -1,4 +1,4 @@
-"""Tokenizer and chat template, copied so that the package stands alone."""
+"""Copy the tokenizer and the chat template, so that a package needs no checkpoint."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ TEMPLATE = "chat_template.jinja"
 
 
 def copy_tokenizer(facts: Facts, folder: Path) -> None:
-    """Copy what the runtime and Hugging Face's tokenizers read.
+    """Copy the files that onnxruntime-genai and the tokenizers of Hugging Face read.
 
-    The chat template lies in a file of its own, in chat_template.json, or in
-    tokenizer_config.json, by the age of the checkpoint; the package has it in its own file.
+    Depending on its age, a checkpoint holds the chat template in chat_template.jinja, in
+    chat_template.json or in tokenizer_config.json. The package always has chat_template.jinja.
 
     Raises:
         PackageError: the checkpoint has no tokenizer.json or no tokenizer_config.json.
@@ -42,7 +42,7 @@ def copy_tokenizer(facts: Facts, folder: Path) -> None:
 
 
 def chat_template(checkpoint: Path) -> str | None:
-    """The chat template, wherever the checkpoint keeps it."""
+    """Return the chat template from whichever file of the checkpoint holds it, or None."""
     if (checkpoint / TEMPLATE).is_file():
         return (checkpoint / TEMPLATE).read_text(encoding="utf-8")
     for name in ("chat_template.json", "tokenizer_config.json"):

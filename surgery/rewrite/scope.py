@@ -6,8 +6,7 @@ import ast
 
 import onnx_ir as ir
 
-SCOPES = "pkg.torch.onnx.name_scopes"
-"""Metadata of torch.onnx: a Python list of module paths from the root to the node itself."""
+from surgery.base.metadata import SCOPES
 
 
 def scope(node: ir.Node) -> str:

@@ -1,1 +1,1 @@
-"""Showing a run: the HTML report, drawings and tables."""
+"""Show a run: the HTML report, drawings of graphs, and tables of passes."""

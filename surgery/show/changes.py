@@ -1,4 +1,4 @@
-"""What differs between two steps of a graph, node by node, repeated layers folded into one."""
+"""Compare two steps of a graph node by node, and group layers that changed in the same way."""
 
 from __future__ import annotations
 
@@ -12,44 +12,44 @@ from surgery.rewrite import view
 from surgery.rewrite.scope import scope
 
 STACK = re.compile(r"(?P<stack>.*?\w+)\.(?P<index>\d+)(?P<rest>\..*)?")
-"""A module in a list of modules: the list, the index, the path inside."""
+"""Path of a module inside a list of modules: path of the list, index, path inside the element."""
 
 Unit = tuple[str, int]
-"""A list of modules and an index in it; ("", 0) for what lies outside of any list."""
+"""Path of a list of modules and an index in it, or ("", 0) for nodes outside of any list."""
 
 OUTSIDE: Unit = ("", 0)
 
 
 @dataclass(frozen=True)
 class Change:
-    """A node that went, came, or reads something else now."""
+    """A node that was removed, added or rewired."""
 
     node: ir.Node
     sign: str
-    """"-", "+" or "~": gone, new, rewired."""
+    """"-" removed, "+" added, "~" other inputs or attributes."""
     side: str
-    """The graph that the node is of: "before" or "after". A rewired node is in both."""
+    """Graph of the node: "before" or "after". A rewired node has a change for each."""
 
     @property
     def kind(self) -> tuple[str, str, str, str]:
-        """What is the same in units that changed alike."""
+        """Key by which changes of different units are compared."""
         return self.side, self.sign, self.node.op_type, self.module
 
     @property
     def module(self) -> str:
-        """Path inside the unit."""
+        """Path of the node's module inside the unit."""
         match = STACK.fullmatch(scope(self.node))
         return (match["rest"] or "")[1:] if match else scope(self.node)
 
 
 @dataclass(frozen=True)
 class Group:
-    """Units that changed alike.
+    """Units, such as decoder layers, that changed in the same way.
 
     Attributes:
-        stack: the list of modules, "" for what lies outside of any.
-        units: indexes in it.
-        changes: of each unit, in the order of the graphs.
+        stack: path of the list of modules, or "" for nodes outside of any list.
+        units: indexes in the list.
+        changes: the changes of each unit, in the order of the graphs.
     """
 
     stack: str
@@ -58,18 +58,18 @@ class Group:
 
     @property
     def title(self) -> str:
-        """For people."""
+        """Heading of the group."""
         if not self.stack:
             return "outside of the layers"
         return f"{self.stack}.{spans(self.units)}"
 
     def side(self, side: str) -> list[Change]:
-        """Changes of the first unit as one of the two graphs has them."""
+        """Return the changes of the first unit in the graph "before" or "after"."""
         return [change for change in self.changes[0] if change.side == side]
 
 
 def changes(before: ir.Model, after: ir.Model) -> list[Group]:
-    """Groups of changes: layers first, those of most nodes first."""
+    """Return the groups of changes: layers first, then by falling number of changes."""
     old, new = ({n.name or "": n for n in model.graph} for model in (before, after))
     found = [Change(node, "-", "before") for name, node in old.items() if name not in new]
     for name, node in new.items():
@@ -85,7 +85,7 @@ def changes(before: ir.Model, after: ir.Model) -> list[Group]:
 
 
 def fold(units: dict[Unit, list[Change]]) -> Iterable[Group]:
-    """Units with the same changes as one group."""
+    """Put units with the same changes into one group."""
     alike: dict[object, list[Unit]] = {}
     for key, members in units.items():
         what = tuple(sorted(c.kind for c in members))
@@ -97,13 +97,13 @@ def fold(units: dict[Unit, list[Change]]) -> Iterable[Group]:
 
 
 def unit(node: ir.Node) -> Unit:
-    """The layer or block that a node belongs to."""
+    """Return the layer or block that a node belongs to."""
     match = STACK.fullmatch(scope(node))
     return (match["stack"], int(match["index"])) if match else OUTSIDE
 
 
 def signature(node: ir.Node) -> tuple[object, ...]:
-    """What a node is and reads."""
+    """Return op type, inputs and attributes of a node, which are equal if it is unchanged."""
     attributes = tuple(
         (name, view.attribute(a)) for name, a in sorted(node.attributes.items()) if view.plain(a)
     )
@@ -112,7 +112,7 @@ def signature(node: ir.Node) -> tuple[object, ...]:
 
 
 def spans(numbers: Sequence[int]) -> str:
-    """Numbers in a few words: "0, 2-5"."""
+    """Write rising numbers as ranges: "0, 2-5"."""
     parts: list[list[int]] = []
     for n in numbers:
         if parts and n == parts[-1][-1] + 1:
@@ -123,7 +123,7 @@ def spans(numbers: Sequence[int]) -> str:
 
 
 def folded(text: str, groups: Iterable[Group]) -> list[str]:
-    """The lines of a canonical text without the layers that another one stands for."""
+    """Return the lines of a canonical text with only the first unit of each group."""
     hidden = {(group.stack, index) for group in groups for index in group.units[1:] if group.stack}
     shown = {(group.stack, group.units[0]) for group in groups}
     hidden -= shown

@@ -1,4 +1,4 @@
-"""A few nodes of a graph as a drawing: layers by grandalf, lines and boxes as SVG."""
+"""Draw some nodes of a graph as SVG. grandalf computes the layout."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from grandalf.graphs import Edge, Graph, Vertex, graph_core
 from grandalf.layouts import SugiyamaLayout
 
 CHAR, HEIGHT, PAD, GAP = 6.9, 38.0, 18.0, 22.0
-"""Width of a letter, height of a box, margin inside it, room between two of them."""
+"""Sizes in pixels: width of a letter, height of a box, margin in a box, gap between boxes."""
 
 
 @dataclass(frozen=True)
 class Box:
-    """A node as it is drawn.
+    """A node in a drawing.
 
     Attributes:
-        head: op type.
-        sub: a line below, smaller.
-        kind: CSS class: "same", "gone", "new", "touched", "value".
-        hint: shown when the pointer rests on it.
+        head: the op type.
+        sub: a smaller line below it.
+        kind: CSS class: "same", "gone", "new", "touched", "value" or "far".
+        hint: tooltip.
     """
 
     head: str
@@ -32,19 +32,19 @@ class Box:
 
     @property
     def width(self) -> float:
-        """Width that both lines fit in."""
+        """Width that fits both lines."""
         if self.kind in ("value", "far"):
             return CHAR * len(self.head) * 0.98 + PAD
         return max(58.0, max(CHAR * len(self.head) * 1.08, 6.4 * len(self.sub)) + PAD)
 
     @property
     def height(self) -> float:
-        """Values and neighbours are flatter."""
+        """Height of the box. Graph inputs, graph outputs and neighbours are lower."""
         return 22.0 if self.kind in ("value", "far") else HEIGHT
 
 
 class Placed:
-    """The size of a box, and where the layout puts its middle."""
+    """The size of a box, and the position of its centre that the layout sets."""
 
     def __init__(self, w: float, h: float) -> None:
         self.w, self.h = w, h
@@ -52,18 +52,21 @@ class Placed:
 
 
 class Route:
-    """The bends of an edge, as the layout sets them."""
+    """The points of an edge, which the layout sets."""
 
     def __init__(self) -> None:
         self.points: list[tuple[float, float]] = []
 
     def setpath(self, points: list[tuple[float, float]]) -> None:
-        """Called by the layout."""
+        """Store the points. grandalf calls this method."""
         self.points = list(points)
 
 
 class Arrow(Edge):  # type: ignore[misc]
-    """An edge that hashes to its number: grandalf keeps edges in sets, in the order of hashes."""
+    """An edge whose hash is its number.
+
+    grandalf iterates over sets of edges, so the hash makes the drawing the same in every run.
+    """
 
     def __init__(self, a: Vertex, b: Vertex, number: int) -> None:
         self.number = number
@@ -71,17 +74,17 @@ class Arrow(Edge):  # type: ignore[misc]
         self.view = Route()
 
     def __hash__(self) -> int:
-        """The number."""
+        """Return the number of the edge."""
         return self.number
 
 
 def svg(boxes: Mapping[str, Box], edges: Iterable[tuple[str, str]], title: str = "") -> str:
-    """Boxes and arrows between them as one SVG element.
+    """Draw boxes and the edges between them as one SVG element.
 
     Args:
-        boxes: by a key.
-        edges: from key to key, down the page.
-        title: for those who do not see it.
+        boxes: boxes by key.
+        edges: pairs of keys. An edge points down the page from the first to the second.
+        title: text for screen readers.
     """
     vertices = {key: Vertex(key) for key in boxes}
     for key, vertex in vertices.items():
@@ -103,7 +106,7 @@ def svg(boxes: Mapping[str, Box], edges: Iterable[tuple[str, str]], title: str =
 
 
 def arrange(part: graph_core, left: float) -> tuple[float, float]:
-    """Lay out a connected part with its left edge at `left`; returns its width and height."""
+    """Lay out a connected part with its left edge at `left`; return its width and height."""
     layout = SugiyamaLayout(part)
     layout.xspace, layout.yspace = GAP, GAP
     layout.init_all(roots=[v for v in part.sV if not v.e_in()])
@@ -120,7 +123,7 @@ def arrange(part: graph_core, left: float) -> tuple[float, float]:
 
 
 def path(link: Edge) -> str:
-    """An edge: from below one box, smoothly through its bends, to above the next."""
+    """Draw an edge as a curve from the bottom of one box to the top of another."""
     a, b = link.v[0].view, link.v[1].view
     start, stop = (a.xy[0], a.xy[1] + a.h / 2), (b.xy[0], b.xy[1] - b.h / 2)
     points = [start, *link.view.points[1:-1], stop]
@@ -132,7 +135,7 @@ def path(link: Edge) -> str:
 
 
 def box(about: Box, view: Placed) -> str:
-    """A node: a rounded box with one or two lines."""
+    """Draw a node as a rounded box with one or two lines of text."""
     x, y = view.xy[0] - view.w / 2, view.xy[1] - view.h / 2
     middle, base = view.xy[0], view.xy[1] + (4 if not about.sub else -2)
     sub = (

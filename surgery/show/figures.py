@@ -1,4 +1,4 @@
-"""The figures of one step in words and bars."""
+"""The figures of one step for the report, as texts and bars."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from typing import Any
 
 OPS = 14
-"""Op types that a histogram shows."""
+"""Number of op types that a histogram shows."""
 
 
 def ops(histogram: Counter[str], deltas: dict[str, int]) -> Iterator[dict[str, Any]]:
-    """Rows of the histogram: what changed first, then what there is most of."""
+    """Yield the rows of the histogram: op types that changed first, then by falling count."""
     names = sorted({*histogram, *deltas}, key=lambda op: (op not in deltas, -histogram[op], op))
     longest = max(histogram.values(), default=1)
     for op in [name for name in names if name != "Constant"][:OPS]:
@@ -24,7 +24,7 @@ def ops(histogram: Counter[str], deltas: dict[str, int]) -> Iterator[dict[str, A
 
 
 def chips(data: dict[str, Any], total: int) -> Iterator[dict[str, str]]:
-    """The figures of a step in a few words each."""
+    """Yield short texts with the figures of a step."""
     if "pass" in data:
         wanted = f" of {data['expected']} expected" if data["expected"] is not None else ""
         yield {"kind": "", "text": f"{data['sites']} sites{wanted}"}
@@ -37,33 +37,33 @@ def chips(data: dict[str, Any], total: int) -> Iterator[dict[str, str]]:
 
 
 def check(found: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The verification of a step in words."""
+    """Return the result of `--check-steps` for a step as texts, or None if it was not checked."""
     if found is None:
         return None
     if "skipped" in found:
         return {
             "ok": True,
-            "short": "with next",
-            "long": f"checked with the next: {found['skipped']}",
+            "short": "next step",
+            "long": f"checked together with the next step: {found['skipped']}",
         }
     ok = found["relative"] <= found["tolerance"]
     if found["absolute"] == 0:
-        return {"ok": ok, "short": "same bits", "long": "checked: the same bits"}
-    against = ", against unpacked weights" if found["unpacked"] else ""
+        return {"ok": ok, "short": "identical", "long": "checked: outputs are bit-identical"}
+    against = ", compared with dequantized weights" if found["unpacked"] else ""
     long = (
-        f"{found['output']} off by {found['absolute']:.1e}, relative {found['relative']:.1e}, "
+        f"{found['output']} differs by {found['absolute']:.1e}, relative {found['relative']:.1e}, "
         f"tolerance {found['tolerance']:.0e}{against} ({found['example']})"
     )
     return {"ok": ok, "short": short(found["relative"]), "long": long}
 
 
 def short(number: float) -> str:
-    """A small number without the zeros of its exponent: 7e-7."""
+    """Format a small number without zeros in its exponent: 7e-7."""
     return re.sub(r"e([-+])0", r"e\1", f"{number:.0e}")
 
 
 def misses(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Near-misses, those that differ only in numbers as one."""
+    """Return the first near-misses, with those that differ only in numbers counted as one."""
     alike: dict[tuple[str, ...], dict[str, Any]] = {}
     for miss in found:
         key = tuple(re.sub(r"\d+", "#", str(miss[k])) for k in ("op", "needs", "found"))
@@ -75,12 +75,12 @@ def misses(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def milliseconds(seconds: float) -> str:
-    """A time."""
+    """Format a time in s or ms."""
     return f"{seconds:.1f} s" if seconds >= 1 else f"{1000 * seconds:.0f} ms"
 
 
 def size(count: int) -> str:
-    """Bytes."""
+    """Format a number of bytes."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= factor:
             return f"{count / factor:.1f} {unit}"

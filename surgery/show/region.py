@@ -1,4 +1,4 @@
-"""Part of a graph, ready to be drawn: some nodes, what they read, and who reads them."""
+"""Draw part of a graph: some nodes, their producers and their consumers."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from surgery.rewrite.weights import RowTensor
 from surgery.show.draw import Box, svg
 
 LARGEST = 70
-"""Nodes that a drawing shows; more are no picture any more."""
+"""Largest number of nodes in a drawing. More would not be readable."""
 
 LETTERS = {"batch": "B", "sequence": "S", "past": "P", "total": "T", "patches": "N", "floor": ""}
-"""Dimensions by the letters that the exporter's docstrings use."""
+"""Letters for the names of dimensions, as in the docstrings of `export_min`."""
 
 
 def draw(nodes: Sequence[ir.Node], kinds: dict[str, str] | None = None, title: str = "") -> str:
-    """Nodes and their neighbours as SVG.
+    """Draw nodes and their neighbours as SVG.
 
     Args:
-        nodes: of one graph; the first `LARGEST` are drawn.
-        kinds: CSS class by node name. Neighbours have none and are drawn pale; those of a
-            "touched" node are left out, it is a neighbour itself.
-        title: for those who do not see it.
+        nodes: nodes of one graph. The first `LARGEST` are drawn.
+        kinds: CSS classes by node name. Neighbours are drawn pale. Neighbours of a "touched" node
+            are left out, because such a node borders on the change itself.
+        title: text for screen readers.
     """
     kinds = kinds or {}
     chosen = list(nodes)[:LARGEST]
@@ -53,7 +53,7 @@ def draw(nodes: Sequence[ir.Node], kinds: dict[str, str] | None = None, title: s
 
 
 def reads(node: ir.Node) -> list[ir.Value]:
-    """What a node reads, in its branches too."""
+    """Return the values that a node reads, including those that its subgraphs read from outside."""
     found = [value for value in node.inputs if value is not None]
     for attribute in node.attributes.values():
         if attribute.type == ir.AttributeType.GRAPH:
@@ -66,7 +66,14 @@ def reads(node: ir.Node) -> list[ir.Value]:
 def link(
     value: ir.Value, node: ir.Node, boxes: dict[str, Box], inputs: bool
 ) -> list[tuple[str, str]]:
-    """The edge of an input, from the node that makes it or from an input of the graph."""
+    """Return the edge to `node` from the producer of `value`, or from a graph input.
+
+    Args:
+        value: an input of the node.
+        node: the node.
+        boxes: the boxes so far. A box for a graph input is added here.
+        inputs: whether graph inputs are drawn.
+    """
     made = value.producer()
     if made is not None and made.name in boxes:
         return [(made.name or "", node.name or "")]
@@ -77,13 +84,13 @@ def link(
 
 
 def ending(value: ir.Value) -> Box:
-    """An input or output of the graph."""
+    """Return the box of a graph input or graph output."""
     name = (value.name or "").replace("past_key_values.", "past.")
     return Box(name, kind="value", hint=f"{value.name} {view.kind(value)}")
 
 
 def neighbours(nodes: Iterable[ir.Node]) -> list[ir.Node]:
-    """Nodes that the given ones read from, or that read them, in order; constants left out."""
+    """Return producers and consumers of the given nodes in order, without constants."""
     inside = set(nodes)
     found: dict[ir.Node, None] = {}
     for node in inside_order(inside):
@@ -97,13 +104,13 @@ def neighbours(nodes: Iterable[ir.Node]) -> list[ir.Node]:
 
 
 def inside_order(nodes: set[ir.Node]) -> list[ir.Node]:
-    """A set of nodes in the order of their graph."""
+    """Return a set of nodes in the order of their graph."""
     graphs = {node.graph: None for node in nodes}
     return [node for graph in graphs if graph is not None for node in graph if node in nodes]
 
 
 def caption(node: ir.Node) -> str:
-    """One line about a node: its weight, or the shape that it makes."""
+    """Return one line about a node: its weight, or dtype and shape of its first output."""
     for value in node.inputs:
         if value is not None and value.is_initializer() and is_weight(value):
             tail = ".".join((value.name or "").split(".")[-2:])
@@ -113,7 +120,7 @@ def caption(node: ir.Node) -> str:
 
 
 def short(value: ir.Value) -> str:
-    """Dtype and shape, known dimensions by their letters."""
+    """Return dtype and shape as text, with letters for known dimensions."""
     words = {**LETTERS, "None": "?"}
     return re.sub(r"[A-Za-z_]\w*", lambda m: words.get(m[0], m[0]), view.kind(value)).replace(
         " ", ""
@@ -121,12 +128,12 @@ def short(value: ir.Value) -> str:
 
 
 def is_weight(value: ir.Value) -> bool:
-    """Whether an initializer comes from the checkpoint."""
+    """Return whether an initializer is a weight rather than a small constant."""
     return isinstance(value.const_value, RowTensor | ir.ExternalTensor)
 
 
 def hint(node: ir.Node) -> str:
-    """All about a node."""
+    """Return the tooltip of a node: name, module, attributes and outputs."""
     attributes = [
         f"{name} = {view.attribute(a)}" for name, a in node.attributes.items() if view.plain(a)
     ]

@@ -1,4 +1,4 @@
-"""A dumped run as one HTML page that needs nothing else: no network, no build."""
+"""Draw a dumped run as one HTML page, which needs no network and no other file."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ PAGE = "report.html"
 
 
 @dataclass
-class Stage:
-    """A step of a graph: what the dump says of it, its graph and its text."""
+class LoadedStep:
+    """A step that was read from a dump: its entry in run.json, its graph and its text."""
 
     data: dict[str, Any]
     model: ir.Model
     text: str
 
     @classmethod
-    def load(cls, folder: Path, data: dict[str, Any]) -> Stage:
-        """Read a step."""
+    def load(cls, folder: Path, data: dict[str, Any]) -> LoadedStep:
+        """Read a step from the folder of its graph."""
         stem = data["stem"]
         text = (folder / f"{stem}.txt").read_text(encoding="utf-8")
         return cls(data, loading.load(folder / f"{stem}.onnx"), text)
@@ -42,17 +42,17 @@ def report(folder: Path) -> Path:
     """Draw the run that was dumped to a directory.
 
     Returns:
-        The page, in the same directory.
+        Path of the page, which is in the same directory.
 
     Raises:
-        PackageError: there is no dump.
+        PackageError: the directory holds no complete dump.
     """
     try:
         run = json.loads((folder / RUN).read_text(encoding="utf-8"))
         graphs = [read_graph(folder, name, stages) for name, stages in run["graphs"].items()]
     except (FileNotFoundError, KeyError, json.JSONDecodeError) as e:
         raise PackageError(
-            f"{folder}: no dump of a run ({RUN} missing or incomplete). "
+            f"{folder}: holds no dump of a run ({RUN} is missing or incomplete). "
             f"Run python -m surgery --dump {folder} first."
         ) from e
     environment = jinja2.Environment(
@@ -77,12 +77,12 @@ def report(folder: Path) -> Path:
 def read_graph(
     folder: Path, name: str, stages: list[dict[str, Any]]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """What the page shows of a graph, and its entries of the search index."""
+    """Return what the page shows of a graph, and the entries of the graph in the search index."""
     steps, index = [], []
-    before: Stage | None = None
+    before: LoadedStep | None = None
     scale = picture.Scale.of(stages)
     for data in stages:
-        stage = Stage.load(folder / name, data)
+        stage = LoadedStep.load(folder / name, data)
         groups = changes(before.model, stage.model) if before is not None else []
         about = passes()[data["pass"]].describe() if "pass" in data else None
         step = picture.step(name, data, stage.model, about, scale)
@@ -102,13 +102,13 @@ def read_graph(
 
 
 def entries(group: Group, step: dict[str, Any]) -> list[dict[str, Any]]:
-    """A group of changes for the search: the nodes of all its units."""
+    """Return the entries of a group of changes in the search index, with the nodes of all units."""
     found = []
     units = [sorted(changes, key=lambda c: c.kind) for changes in group.changes]
     for same in zip(*units, strict=True):
         change = same[0]
         if (change.sign, change.side) == ("~", "before"):
-            continue  # the other side is listed
+            continue  # the node after the change is listed
         inside = f".{change.module}" if change.module else ""
         found.append(
             {
@@ -125,13 +125,13 @@ def entries(group: Group, step: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def title(run: dict[str, Any]) -> str:
-    """The checkpoint's name."""
+    """Return the title of the page, with the name of the checkpoint."""
     source = str(run.get("source") or "a checkpoint")
     return f"{Path(source).name}, pass by pass"
 
 
 def subtitle(run: dict[str, Any]) -> str:
-    """Provider, precision, and the sums of the run."""
+    """Return execution provider, precision, and totals of the run."""
     options = run.get("options") or {}
     stages = [stage for stages in run["graphs"].values() for stage in stages]
     first = sum(s[1]["nodes_before"] for s in run["graphs"].values() if len(s) > 1)
@@ -148,5 +148,5 @@ def subtitle(run: dict[str, Any]) -> str:
 
 
 def script_safe(value: object) -> str:
-    """JSON that may stand inside a script element."""
+    """Return JSON that is safe inside a script element."""
     return json.dumps(value, separators=(",", ":")).replace("</", "<\\/")

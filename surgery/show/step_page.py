@@ -1,4 +1,4 @@
-"""The part of the page about one step: its figures, drawings and diff."""
+"""The part of the report about one step: its figures, drawings and diff."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from surgery.show.figures import check, chips, milliseconds, misses, ops, size
 from surgery.show.region import LARGEST, draw
 
 DRAWINGS = 3
-"""Groups of changes that are drawn for a pass."""
+"""Largest number of groups of changes that are drawn for a pass."""
 LINES = 700
-"""Lines of a diff that the page holds."""
+"""Largest number of diff lines for a pass."""
 KINDS = {"-": "gone", "+": "new", "~": "touched"}
-"""CSS class of a changed node."""
+"""CSS class of a changed node by the sign of the change."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """The longest bars of a graph's strip."""
+    """The largest values of a graph, which get the longest bars."""
 
     nodes: int
     weights: int
 
     @classmethod
     def of(cls, stages: list[dict[str, Any]]) -> Scale:
-        """From all its steps."""
+        """Return the largest values of all steps of a graph."""
         nodes = [s[key] for s in stages for key in ("nodes_before", "nodes_after") if key in s]
         return cls(max(nodes, default=1), max(sum(s["weights"].values()) for s in stages) or 1)
 
@@ -40,7 +40,15 @@ class Scale:
 def step(
     graph: str, data: dict[str, Any], model: ir.Model, about: dict[str, str] | None, scale: Scale
 ) -> dict[str, Any]:
-    """A step without what changed."""
+    """Return what the page shows of a step, without its changes.
+
+    Args:
+        graph: name of the graph.
+        data: the entry of the step in run.json.
+        model: the graph after the step.
+        about: fields of the pass's docstring, or None for the raw graph.
+        scale: the values of the longest bars.
+    """
     total, nodes = sum(data["weights"].values()), view.size(model)
     return {
         "id": f"{graph}-{data['stem']}",
@@ -68,7 +76,15 @@ def step(
 
 
 def change(old: str, new: str, before: str, after: str, groups: list[Group]) -> dict[str, Any]:
-    """What changed from one step to the next."""
+    """Return what the page shows of the changes between two steps.
+
+    Args:
+        old: name of the earlier step's files.
+        new: name of the later step's files.
+        before: text of the earlier graph.
+        after: text of the later graph.
+        groups: the changes.
+    """
     lines = list(diff(folded(before, groups), folded(after, groups)))
     if len(lines) > LINES:
         lines = [*lines[:LINES], ("hunk", f"{len(lines) - LINES} more lines in the files")]
@@ -80,9 +96,11 @@ def change(old: str, new: str, before: str, after: str, groups: list[Group]) -> 
 
 
 def drawing(group: Group) -> dict[str, str]:
-    """A group of changes before and after, in its first unit."""
+    """Draw the first unit of a group of changes, before and after."""
     gone, came = group.side("before"), group.side("after")
-    alike = f"one of {len(group.units)} alike" if len(group.units) > 1 else ""
+    alike = (
+        f"one of {len(group.units)} that changed in the same way" if len(group.units) > 1 else ""
+    )
     many = max(len(gone), len(came)) - LARGEST
     more = f"the first {LARGEST} of {many + LARGEST} nodes" if many > 0 else ""
     before = picture(gone, f"{group.title} before")
@@ -97,13 +115,13 @@ def drawing(group: Group) -> dict[str, str]:
 
 
 def column(drawing: str) -> str:
-    """The share of the page that a drawing wants."""
+    """Return the width of a drawing's column for a CSS grid."""
     width = re.search(r"--natural:(\d+)px", drawing)
     return f"minmax(90px, {max(int(width[1]), 120) if width else 120}fr)"
 
 
 def picture(changes: list[Change], title: str) -> str:
-    """The changed nodes of one side as SVG."""
+    """Draw the changed nodes of one side as SVG."""
     kinds = {change.node.name or "": KINDS[change.sign] for change in changes}
     if not changes:
         return ""
@@ -111,7 +129,7 @@ def picture(changes: list[Change], title: str) -> str:
 
 
 def diff(before: list[str], after: list[str]) -> Iterator[tuple[str, str]]:
-    """The lines of a diff with their kinds."""
+    """Yield the lines of a unified diff, each after its CSS class."""
     for line in difflib.unified_diff(before, after, lineterm="", n=2):
         if line.startswith(("---", "+++")):
             continue

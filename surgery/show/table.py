@@ -1,48 +1,99 @@
-"""The passes and their order as tables, from their docstrings: `--list`, and the README."""
+"""The passes and their order, from their docstrings: for `--list` and for docs/passes.md."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from surgery.engine.recipes.generic import GENERIC
 from surgery.engine.recipes.qwen_vl import RECIPES
 from surgery.engine.selection import names, passes
-from surgery.rewrite.contract import FIELDS
+from surgery.engine.step import Recipe
+from surgery.rewrite.contract import FIELDS, Pass
+
+WIDTH = 96
+"""Columns of a line in the blocks of the page."""
+LABEL = 9
+"""Columns of the name of a field, the space behind it included."""
+
+INTRODUCTION = """\
+# The passes
+
+Every pass is a class in `surgery.passes` and a word on the command line. This page is made from
+their docstrings: `python -m surgery.show.table > surgery/docs/passes.md` writes it.
+
+The fields of a pass: *before* and *after* show the nodes that it looks for and the nodes that it
+puts there; *keeps* says what stays the same; *not* says which graphs it leaves alone; *why* says
+what the pass is good for; *needs* names the passes that have to run before it on a graph that an
+exporter wrote. Letters in shapes: B batch, S new tokens, T tokens with the past, H hidden size,
+N heads, D width of a head, P patches, V vocabulary, E experts, K columns of a matrix."""
 
 
 def plain() -> str:
-    """Recipes and passes for a terminal; those for graphs of others come after the package's."""
+    """Return recipes and passes as plain text. The generic recipes come last."""
     lines = [f"{name:<10} {' > '.join(names(recipe))}" for name, recipe in RECIPES.items()]
-    lines += ["", "apply --recipe, for graphs of others:"]
+    lines += ["", "generic recipes, for python -m surgery apply --recipe:"]
     lines += [f"{name:<10} {' > '.join(names(recipe))}" for name, recipe in GENERIC.items()]
-    for name, made in (passes() | passes(GENERIC)).items():
+    for name, made in every().items():
         about = made.describe()
         lines += ["", f"{name}: {about['summary']}"]
         lines += [f"  {word:<9} {about[word]}" for word in (*FIELDS, "upstream") if word in about]
     return "\n".join(lines)
 
 
-def markdown() -> str:
-    """The same for a README: the order for each graph, then a row for each pass."""
-    return "\n".join(
-        [*order(), "", "| pass | before | after | why |", "|---|---|---|---|", *rows()]
-    )
+def page() -> str:
+    """The same as a page of Markdown: the recipes, then the passes by subject."""
+    parts = [INTRODUCTION, "## Recipes", "`python -m surgery`, the graphs of a package:"]
+    parts += ["\n".join(order(RECIPES))]
+    parts += ["`python -m surgery apply --recipe NAME`, a graph that somebody else exported:"]
+    parts += ["\n".join(order(GENERIC))]
+    for subject, members in by_subject().items():
+        parts += [f"## {subject.capitalize()}", *(entry(made) for made in members)]
+    return "\n\n".join(parts) + "\n"
 
 
-def order() -> Iterator[str]:
-    """A line for each graph."""
-    for name, recipe in RECIPES.items():
+def every() -> dict[str, type[Pass]]:
+    """Every pass of any recipe by name."""
+    return passes() | passes(GENERIC)
+
+
+def order(recipes: Mapping[str, Recipe[Any]]) -> Iterator[str]:
+    """A line for each recipe."""
+    for name, recipe in recipes.items():
         yield f"- **{name}**: {' → '.join(f'`{step}`' for step in names(recipe))}"
 
 
-def rows() -> Iterator[str]:
-    """A row for each pass."""
-    for name, made in passes().items():
-        about = made.describe()
-        cells = [f"`{name}`", *(cell(about[word]) for word in ("before", "after", "why"))]
-        yield f"| {' | '.join(cells)} |"
+def by_subject() -> dict[str, list[type[Pass]]]:
+    """The passes by the folder that they lie in, both in alphabetical order."""
+    found: dict[str, list[type[Pass]]] = {}
+    for _, made in sorted(every().items()):
+        found.setdefault(made.__module__.split(".")[-2], []).append(made)
+    return dict(sorted(found.items()))
 
 
-def cell(text: str) -> str:
-    """Text that a table takes."""
-    return text.replace("|", "\\|")
+def entry(made: type[Pass]) -> str:
+    """A pass: its names, its summary, its fields."""
+    about = made.describe()
+    rows = {word: about[word] for word in (*FIELDS, "upstream") if word in about}
+    if made.needs:
+        rows["needs"] = ", ".join(made.needs)
+    lines = [line for word, text in rows.items() for line in wrapped(word, text)]
+    heading = f"### `{made.name}`, class `{made.__name__}`"
+    return "\n".join([heading, "", about["summary"], "", "```text", *lines, "```"])
+
+
+def wrapped(word: str, text: str) -> list[str]:
+    """A field in lines of `WIDTH` columns, those after the first indented."""
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=f"{word:<{LABEL}}",
+        subsequent_indent=" " * LABEL,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+if __name__ == "__main__":
+    print(page(), end="")

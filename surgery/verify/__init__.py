@@ -1,7 +1,7 @@
-"""Is a package whole, does it run, do its parts agree, does it compute what PyTorch computes?
+"""Check a package: complete, consistent, runnable, and equal to PyTorch.
 
-Groups of checks, each resting on the ones before: after a group with a problem the rest is not
-run, so that one fault gives one line.
+The checks are in groups, and each group relies on the groups before it. After a group with a
+problem the rest is not run, so that one fault does not cause many messages.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ GROUPS: dict[str, Group] = {
 
 @dataclass(frozen=True)
 class Report:
-    """The findings by group; groups that were not reached are absent."""
+    """The findings of the groups that ran, and the names of those that did not."""
 
     findings: dict[str, list[Finding]]
     skipped: list[str]
 
     @property
     def ok(self) -> bool:
-        """Whether every check holds."""
+        """Whether no check found a problem."""
         return not any(f.problem for found in self.findings.values() for f in found)
 
 
@@ -53,12 +53,13 @@ def verify_package(
 
     Args:
         folder: the package.
-        checkpoint: compare logits with this one in PyTorch: a directory, a hub id, or "demo".
-        cache_dir: where the hub keeps its downloads.
+        checkpoint: the checkpoint whose logits in PyTorch the package must match: a directory, a
+            hub id, or "demo". By default, logits are not compared.
+        cache_dir: the download cache of the Hugging Face hub.
         revision: branch, tag or commit on the hub.
 
     Raises:
-        UserError: no package there, or the checkpoint cannot be used.
+        UserError: the folder holds no package, or the checkpoint cannot be used.
     """
     package = Opened(Path(folder))
     groups = dict(GROUPS)

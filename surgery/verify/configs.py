@@ -1,4 +1,4 @@
-"""genai_config.json and processor_config.json say what the graphs are."""
+"""Check that genai_config.json and processor_config.json match the graphs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from surgery.verify.finding import Finding, same
 from surgery.verify.opened import PARTS, Opened, port
 
 TRANSFORMS = ("DecodeImage", "Resize", "Rescale", "Normalize", "PatchImage")
-"""Steps of a picture that must be there, in this order."""
+"""Steps that the picture processor must have, in this order."""
 
 SPECIAL = {
     "image_token_id": "<|image_pad|>",
@@ -22,12 +22,12 @@ SPECIAL = {
 
 
 def check_configs(package: Opened) -> Iterator[Finding]:
-    """Names, types and sizes; a missing key is a finding of its own."""
+    """Check names, types and sizes. A missing key is a finding too."""
     try:
         found = list(check_ports(package))
         yield from found
         if any(finding.problem for finding in found):
-            return  # sizes of what is not there
+            return  # without its inputs and outputs, no size can be checked
         yield from check_links(package)
         yield from check_sizes(package)
         yield from check_tokens(package)
@@ -40,7 +40,7 @@ def check_configs(package: Opened) -> Iterator[Finding]:
 
 
 def check_ports(package: Opened) -> Iterator[Finding]:
-    """Every configured input and output is one of its graph, and every input is configured."""
+    """Check that each configured input and output exists, and that each input is configured."""
     layers = range(int(package.model["decoder"]["num_hidden_layers"]))
     lost: list[str] = []
     for part in PARTS:
@@ -48,10 +48,13 @@ def check_ports(package: Opened) -> Iterator[Finding]:
         for kind, values in (("inputs", graph.inputs), ("outputs", graph.outputs)):
             named = set(expand(section[kind], layers))
             found = {str(v.name) for v in values}
-            lost += [f"{part} has no {kind[:-1]} {name}" for name in sorted(named - found)]
+            lost += [
+                f"the {part} graph has no {kind[:-1]} {name}" for name in sorted(named - found)
+            ]
             if kind == "inputs":
                 lost += [
-                    f"the {part} input {name} is not configured" for name in sorted(found - named)
+                    f"the input {name} of the {part} graph is not configured"
+                    for name in sorted(found - named)
                 ]
     yield Finding("inputs and outputs", "as configured", "; ".join(lost[:3]))
     if lost:
@@ -61,13 +64,13 @@ def check_ports(package: Opened) -> Iterator[Finding]:
 
 
 def expand(names: dict[str, str], layers: range) -> Iterator[str]:
-    """Configured names, "%d" once a layer."""
+    """Yield configured names, with "%d" replaced by the index of each layer."""
     for name in names.values():
         yield from (name.replace("%d", str(i)) for i in layers) if "%d" in name else (name,)
 
 
 def check_links(package: Opened) -> Iterator[Finding]:
-    """What one graph makes is what the next one takes."""
+    """Check that each output that feeds another graph has the dtype and width of its input."""
     vision, embedding, decoder = (package.model[part] for part in PARTS)
     links = (
         ("vision", vision["outputs"], "embedding", embedding["inputs"], "image_features"),
@@ -89,12 +92,12 @@ def check_links(package: Opened) -> Iterator[Finding]:
 
 
 def kind(value: ir.Value | None) -> str:
-    """Dtype and width of a value."""
+    """Return dtype and width of a value as text."""
     return f"{value.dtype} x {width(value, -1)}" if value is not None else "absent"
 
 
 def width(value: ir.Value | None, axis: int) -> int | None:
-    """A static dimension of a value, or None."""
+    """Return a static dimension of a value, or None."""
     if value is None or value.shape is None:
         return None
     found = value.shape[axis]
@@ -102,7 +105,7 @@ def width(value: ir.Value | None, axis: int) -> int | None:
 
 
 def check_sizes(package: Opened) -> Iterator[Finding]:
-    """Sizes of the decoder."""
+    """Check the sizes of the decoder, and the lengths of context and search."""
     model, graph = package.model, package.graphs["decoder"]
     decoder = model["decoder"]
     logits = port(graph, decoder["outputs"]["logits"])
@@ -118,14 +121,18 @@ def check_sizes(package: Opened) -> Iterator[Finding]:
     context, most = model["context_length"], package.config["search"]["max_length"]
     rows = rotary_rows(graph)
     if rows is not None:
-        fault = "" if context <= rows else f"is {context}, the rotary table ends at {rows}"
+        fault = "" if context <= rows else f"is {context}, but the rotary table has {rows} rows"
         yield Finding("context_length", f"{context}, rotary table of {rows} rows", fault)
-    fault = "" if 0 < most <= context else f"is {most}, context_length is {context}"
+    fault = (
+        ""
+        if 0 < most <= context
+        else f"is {most}, needs to be positive and at most context_length {context}"
+    )
     yield Finding("search.max_length", str(most), fault)
 
 
 def rotary_rows(model: ir.Model) -> int | None:
-    """Positions that the text rotary tables hold."""
+    """Return the number of positions in the rotary tables of the decoder, None without tables."""
     rows = [
         value.shape[0]
         for node in model.graph
@@ -138,7 +145,7 @@ def rotary_rows(model: ir.Model) -> int | None:
 
 
 def check_tokens(package: Opened) -> Iterator[Finding]:
-    """Token ids lie in the vocabulary and are the tokenizer's."""
+    """Check that token ids are in the vocabulary and match the tokenizer."""
     model, vocab = package.model, int(package.model["vocab_size"])
     ends = model["eos_token_id"]
     ids = {f"eos_token_id {e}": e for e in (ends if isinstance(ends, list) else [ends])}
@@ -154,7 +161,7 @@ def check_tokens(package: Opened) -> Iterator[Finding]:
         yield Finding("tokenizer.json", problem=f"cannot be read: {type(e).__name__} {e}")
         return
     wrong = [
-        f"{name} is {model[name]}, the tokenizer has {token} at {added.get(token)}"
+        f"{name} is {model[name]}, but the tokenizer has {added.get(token)} for {token}"
         for name, token in SPECIAL.items()
         if model[name] != added.get(token)
     ]
@@ -162,18 +169,18 @@ def check_tokens(package: Opened) -> Iterator[Finding]:
 
 
 def check_processor(package: Opened) -> Iterator[Finding]:
-    """The picture processor makes what the vision graph takes."""
+    """Check that the picture processor produces what the vision graph takes."""
     steps = [t["operation"] for t in package.processor["processor"]["transforms"]]
     attrs: dict[str, Any] = {step["type"]: step.get("attrs", {}) for step in steps}
     order = [step["type"] for step in steps if step["type"] in TRANSFORMS]
     yield same("processor steps", order, list(TRANSFORMS), "the runtime")
     swaps = "ConvertRGB" in attrs, bool(attrs["Normalize"].get("qwen3_vl"))
-    fault = "one of ConvertRGB and qwen3_vl without the other swaps red and blue"
+    fault = "ConvertRGB and qwen3_vl need each other: one alone swaps red and blue"
     yield Finding("channel order", "RGB", fault if swaps[0] != swaps[1] else "")
     resize, patch, vision = attrs["Resize"], attrs["PatchImage"], package.model["vision"]
     pixels = port(package.graphs["vision"], vision["inputs"]["pixel_values"])
     made = 3 * patch["temporal_patch_size"] * patch["patch_size"] ** 2
-    yield same("values a patch", made, width(pixels, 1), "the vision graph")
+    yield same("values per patch", made, width(pixels, 1), "the vision graph")
     for name, configured in (
         ("patch_size", vision["patch_size"]),
         ("merge_size", vision["spatial_merge_size"]),

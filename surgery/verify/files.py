@@ -1,4 +1,4 @@
-"""Every file is there, and every weight lies inside its data file."""
+"""Check that every file exists, and that every data file has the length that the graphs need."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 
 
 def check_files(package: Opened) -> Iterator[Finding]:
-    """Configurations, tokenizer, graphs, data files."""
+    """Check the configurations, the tokenizer, the graphs and the data files."""
     try:
         names = [package.model["vision"]["config_filename"], *TOKENIZER]
         for part in PARTS:
@@ -34,19 +34,22 @@ def check_files(package: Opened) -> Iterator[Finding]:
     except PackageError as e:
         yield Finding(Path(str(e).split(": ")[0]).name, problem=str(e))
         return
-    yield Finding("named files", f"{len(names)} are there")
+    yield Finding("named files", f"all {len(names)} exist")
     yield from check_data(package)
 
 
 def check_data(package: Opened) -> Iterator[Finding]:
-    """The data files, which graphs may share."""
+    """Check the data files, which several graphs may share."""
     ends: dict[str, int] = defaultdict(int)
     readers: dict[str, str] = {}
     for part, model in package.graphs.items():
         graph = package.path(part).name
         for tensor in external(model):
             if tensor.length not in (None, tensor.nbytes):
-                fault = f"length {tensor.length:,}, its type and shape make it {tensor.nbytes:,}"
+                fault = (
+                    f"has length {tensor.length:,}, but its dtype and shape require "
+                    f"{tensor.nbytes:,}"
+                )
                 yield Finding(f"{graph}: {tensor.name}", problem=fault)
             name = str(tensor.location)
             ends[name] = max(ends[name], (tensor.offset or 0) + tensor.nbytes)
@@ -55,19 +58,19 @@ def check_data(package: Opened) -> Iterator[Finding]:
         path = package.folder / name
         size = path.stat().st_size if path.is_file() else None
         if Path(name).name != name:
-            fault = "lies outside the package, which the runtime refuses"
+            fault = "is outside the package, which the runtime refuses"
         elif size is None:
-            fault = f"is missing; {readers[name]} reads it"
+            fault = f"is missing, but {readers[name]} refers to it"
         elif size != end:
-            how = "truncated" if size < end else "not the file that belongs here"
-            fault = f"{how}: {size:,} bytes, the graphs refer to {end:,}"
+            how = "truncated" if size < end else "longer than expected"
+            fault = f"{how}: has {size:,} bytes, but the graphs refer to {end:,}"
         else:
             fault = ""
         yield Finding(name, f"{end:,} bytes", fault)
 
 
 def external(model: ir.Model) -> Iterator[ir.ExternalTensor]:
-    """Weights of a graph that lie in a file."""
+    """Yield the initializers of a graph that are stored in a data file."""
     for graph in model.graphs():
         for value in graph.initializers.values():
             if isinstance(value.const_value, ir.ExternalTensor):

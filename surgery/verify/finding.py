@@ -1,4 +1,4 @@
-"""What a check found."""
+"""The result of a check."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Finding:
-    """One check.
+    """The result of one check.
 
     Attributes:
-        what: the thing that was checked.
-        note: what was measured.
-        problem: what is wrong, in one line; empty where nothing is.
+        what: what was checked.
+        note: what was found, if there is no problem.
+        problem: what is wrong, in one line. Empty if nothing is.
     """
 
     what: str
@@ -21,22 +21,29 @@ class Finding:
 
 
 def same(what: str, found: object, expected: object, source: str) -> Finding:
-    """A finding that two things agree.
+    """Check that a value is the expected one.
 
     Args:
-        what: the thing.
-        found: its value.
+        what: name of the value.
+        found: the value.
         expected: the value that it must have.
         source: where the expected value comes from.
     """
     if found == expected:
         return Finding(what, f"{found}")
-    return Finding(what, problem=f"is {found}, {source} says {expected}")
+    return Finding(what, problem=f"is {found}, but {source} requires {expected}")
 
 
 def close(what: str, difference: float, scale: float, tolerance: float) -> Finding:
-    """A finding that numbers agree: `difference <= tolerance * scale`; NaN does not."""
+    """Check that `difference <= tolerance * scale`. NaN does not pass.
+
+    Args:
+        what: what was compared.
+        difference: largest absolute difference.
+        scale: largest absolute value of the reference.
+        tolerance: largest allowed ratio of the two.
+    """
     note = f"max difference {difference:.1e} (largest value {scale:.1f})"
     if difference <= tolerance * scale:
         return Finding(what, note)
-    return Finding(what, problem=f"{note}, {tolerance * scale:.1e} allowed")
+    return Finding(what, problem=f"{note}, at most {tolerance * scale:.1e} is allowed")

@@ -1,7 +1,8 @@
-"""The graphs load and run in onnxruntime, and agree with themselves.
+"""Check that the graphs run in onnxruntime and that their results are consistent.
 
-Pictures in one call give what each gives alone; decoding with the cache gives what reading
-everything at once gives; a row of a batch gives what it gives alone.
+Several pictures in one call must give the results of one call for each. Decoding with the cache
+must give the logits of one call on the whole prompt. A row of a batch must give the logits that it
+gives alone.
 """
 
 from __future__ import annotations
@@ -21,28 +22,34 @@ from surgery.verify.opened import PARTS, Opened, port
 Array = npt.NDArray[Any]
 
 TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "int4": 2e-2}
-"""Of the largest value, between two ways to compute the same: float sums in another order, and
-with int4 activations rounded to int8 by kernels that differ by the number of rows."""
+"""Largest difference between two ways to compute the same, relative to the largest value.
+
+The order of sums differs. With int4, activations are rounded to int8 too, by kernels that depend on
+the number of rows."""
 
 
 class RunError(Exception):
-    """A graph did not load or run; the message is onnxruntime's."""
+    """A graph did not load or run. The message is that of onnxruntime."""
 
 
 class Session:
-    """A graph in onnxruntime, on the CPU."""
+    """A graph loaded in onnxruntime on the CPU."""
 
     def __init__(self, path: Path) -> None:
         options = ort.SessionOptions()
         options.log_severity_level = 3
         try:
             self.session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        except Exception as e:  # onnxruntime raises kinds of its own, straight from Exception
+        except Exception as e:  # onnxruntime raises its own classes, derived from Exception
             raise RunError(first_line(e)) from e
         self.outputs = [output.name for output in self.session.get_outputs()]
 
     def __call__(self, feed: dict[str, Array]) -> dict[str, Array]:
-        """Run; outputs by name."""
+        """Run the graph and return its outputs by name.
+
+        Raises:
+            RunError: the graph does not run.
+        """
         try:
             return dict(zip(self.outputs, self.session.run(None, feed)))
         except Exception as e:
@@ -50,7 +57,7 @@ class Session:
 
 
 def check_graphs(package: Opened) -> Iterator[Finding]:
-    """Run the three graphs in a chain."""
+    """Run the three graphs in turn, each with the results of the one before."""
     name = "vision"
     try:
         features: list[Array] = []
@@ -60,13 +67,15 @@ def check_graphs(package: Opened) -> Iterator[Finding]:
     except RunError as e:
         file = package.path(name).name
         if package.provider != "cpu" and "NOT_IMPLEMENTED" in str(e):
-            yield Finding(file, f"made for {package.provider}, the CPU lacks a kernel: not run")
+            yield Finding(
+                file, f"not run: built for {package.provider}, and the CPU lacks a kernel"
+            )
         else:
             yield Finding(file, problem=f"does not run: {e}")
 
 
 def dtype(package: Opened, part: str, name: str) -> Any:
-    """NumPy's dtype of a graph input."""
+    """Return the NumPy dtype of a graph input."""
     value = port(package.graphs[part], name)
     assert value is not None
     found = value.dtype
@@ -75,7 +84,10 @@ def dtype(package: Opened, part: str, name: str) -> Any:
 
 
 def check_vision(package: Opened, session: Session, features: list[Array]) -> Iterator[Finding]:
-    """Several grids, alone and in one call; leaves the features of the first."""
+    """Run the vision graph on several grids, alone and in one call.
+
+    Afterwards `features` holds the features of the first grid.
+    """
     section = package.model["vision"]
     merge = int(section["spatial_merge_size"])
     names, out = section["inputs"], section["outputs"]["image_features"]
@@ -102,11 +114,11 @@ def check_vision(package: Opened, session: Session, features: list[Array]) -> It
     rows = [t * h * w // merge**2 for t, h, w in grids]
     fault = next(
         (
-            f"{grid}: {len(a)} rows, not {n}"
+            f"grid {grid} gives {len(a)} rows, needs to give {n}"
             for grid, a, n in zip(grids, alone, rows)
             if len(a) != n
         ),
-        "" if all(np.isfinite(a).all() for a in alone) else "not all numbers are finite",
+        "" if all(np.isfinite(a).all() for a in alone) else "some values are not finite",
     )
     yield Finding("vision", f"{len(grids)} grids run", fault)
     if len(grids) > 1:
@@ -117,7 +129,10 @@ def check_vision(package: Opened, session: Session, features: list[Array]) -> It
 
 
 def check_embedding(package: Opened, session: Session, features: list[Array]) -> Iterator[Finding]:
-    """With and without pictures; leaves what the decoder takes of both."""
+    """Run the embedding graph with and without a picture.
+
+    Afterwards `features` holds the outputs without a picture, then those with one.
+    """
     section, image = package.model["embedding"], int(package.model["image_token_id"])
     (found,) = features
     features.clear()
@@ -133,16 +148,16 @@ def check_embedding(package: Opened, session: Session, features: list[Array]) ->
         kinds |= {bool(np.isfinite(value).all()) for value in out.values()}
     merged = features[len(section["outputs"])][0, 3 : 3 + len(found)]
     exact = np.array_equal(merged, found[:, : merged.shape[-1]])
-    fault = "" if exact else "picture features do not arrive at their tokens"
+    fault = "" if exact else "the embeddings of image tokens are not the image features"
     yield Finding(
         "embedding",
         "with and without a picture",
-        fault or ("" if kinds == {True} else "not finite"),
+        fault or ("" if kinds == {True} else "some values are not finite"),
     )
 
 
 def check_decoder(package: Opened, session: Session, features: list[Array]) -> Iterator[Finding]:
-    """Prefill, decode, batch."""
+    """Run the decoder at once, with its cache, and on a batch, and compare the logits."""
     part = package.model["decoder"]
     names = [n for n in package.model["embedding"]["outputs"] if n in part["inputs"]]
     count = len(features) // 2
@@ -169,7 +184,7 @@ def check_decoder(package: Opened, session: Session, features: list[Array]) -> I
 
 
 class Decoder:
-    """Runs the decoder graph on embeddings at text positions."""
+    """Runs the decoder graph on embeddings, with the position ids of text."""
 
     def __init__(self, package: Opened, session: Session) -> None:
         self.session, self.part = session, package.model["decoder"]
@@ -185,7 +200,7 @@ class Decoder:
     def __call__(
         self, embedded: dict[str, Array], past: list[Array] | None = None
     ) -> tuple[Array, list[Array]]:
-        """Last logits `[B, V]` and the cache."""
+        """Return the logits of the last position, `[B, V]`, and the new cache."""
         batch, new = next(iter(embedded.values())).shape[:2]
         if past is None:
             shape = (batch, self.part["num_key_value_heads"], 0, self.part["head_size"])

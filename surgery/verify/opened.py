@@ -1,4 +1,4 @@
-"""A package on disk, read part by part."""
+"""A package on disk, whose parts are read when they are first used."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ INT4 = "int4"
 
 
 class Opened:
-    """Configurations and graphs; weights stay on disk."""
+    """The configurations and graphs of a package. Weights stay on disk."""
 
     def __init__(self, folder: Path) -> None:
-        """Find a package.
+        """Open a package.
 
         Raises:
-            PackageError: no genai_config.json there.
+            PackageError: the folder has no genai_config.json.
         """
         self.folder = folder
         self.config: dict[str, Any] = read_package(folder, "genai_config.json")
@@ -34,27 +34,27 @@ class Opened:
 
     @cached_property
     def processor(self) -> dict[str, Any]:
-        """processor_config.json."""
+        """The content of processor_config.json."""
         return read_package(self.folder, self.model["vision"]["config_filename"])
 
     @cached_property
     def graphs(self) -> dict[str, ir.Model]:
-        """The three graphs by part."""
+        """The three graphs by name."""
         return {part: loading.load(self.path(part)) for part in PARTS}
 
     def path(self, part: str) -> Path:
-        """File of a graph."""
+        """Return the file of a graph."""
         return self.folder / str(self.model[part]["filename"])
 
     @cached_property
     def provider(self) -> str:
-        """The execution provider that the decoder asks for, in the runtime's words."""
+        """The execution provider of the decoder, by its name in genai_config.json, or "cpu"."""
         options = self.model["decoder"].get("session_options", {}).get("provider_options", [])
         return next((name for entry in options for name in entry), "cpu")
 
     @cached_property
     def precision(self) -> str:
-        """The coarsest of the decoder's and the vision tower's numbers: fp32, fp16 or int4."""
+        """The lowest precision in any of the graphs: int4, fp16 or fp32."""
         if any(node.op_type == "MatMulNBits" for node in self.graphs["decoder"].graph):
             return INT4
         to = (
@@ -67,7 +67,7 @@ class Opened:
 
     @cached_property
     def grid(self) -> tuple[int, int, int] | None:
-        """The one grid of a package built for a fixed picture size, or None for any."""
+        """The grid of a package built for one picture size, or None if any size works."""
         pixels = port(self.graphs["vision"], self.model["vision"]["inputs"]["pixel_values"])
         patches = pixels.shape[0] if pixels is not None and pixels.shape is not None else None
         if not isinstance(patches, int):
@@ -77,6 +77,6 @@ class Opened:
 
 
 def port(model: ir.Model, name: str) -> ir.Value | None:
-    """A graph input or output by name."""
+    """Return the graph input or output of a name, or None."""
     every = (*model.graph.inputs, *model.graph.outputs)
     return next((value for value in every if value.name == name), None)

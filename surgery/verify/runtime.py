@@ -1,4 +1,4 @@
-"""The package answers in onnxruntime-genai."""
+"""Check that the package generates tokens in onnxruntime-genai."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ QUESTION = "What is in the picture?"
 
 
 def check_runtime(package: Opened) -> Iterator[Finding]:
-    """A few tokens on a text and on pictures."""
+    """Generate a few tokens for a text, for a picture and for two pictures."""
     try:
         runtime = open_runtime(package)
         for count in (0, 1, 2):
@@ -32,16 +32,16 @@ def check_runtime(package: Opened) -> Iterator[Finding]:
         if package.provider == "cpu":
             yield Finding("answers", problem=first_line(e))
         else:
-            yield Finding("answers", f"made for {package.provider}, not run: {first_line(e)}")
+            yield Finding("answers", f"not run: built for {package.provider}: {first_line(e)}")
 
 
 def open_runtime(package: Opened) -> Runtime:
-    """The package in onnxruntime-genai, on the CPU whatever it was made for."""
+    """Open the package in onnxruntime-genai on the CPU, whatever provider it was built for."""
     return Runtime(package.folder, None if package.provider == "cpu" else ON_CPU)
 
 
 def sample(sizing: Sizing, count: int) -> list[Image.Image]:
-    """Pictures of noise, of different sizes."""
+    """Return pictures of random pixels and different sizes."""
     rng = np.random.default_rng(2)
     sizes = [(6 - i, 4 + i) for i in range(count)]
     return [

@@ -1,1 +1,1 @@
-"""Watching a run: dumps, step checks, near-misses and where every weight comes from."""
+"""Watch a run: dumps, checks of each pass, near-misses, and where every weight comes from."""

@@ -1,7 +1,8 @@
-"""Each pass checked by running the graph before and after it.
+"""`--check-steps`: check each pass by running the graph before and after it in onnxruntime.
 
-Both run in onnxruntime on the same examples, and the pass's line shows the largest difference. A
-large model is cut first; the cut graph then goes through the same passes beside the whole one.
+Both graphs run on the same inputs, and the line of the pass shows the largest difference of their
+outputs. A large graph is shortened first; the shortened copy goes through the same passes as the
+whole graph, and only the copy runs.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ from surgery.watch.store import Store, Weights
 from surgery.watch.unpacked import reference
 
 TOLERANCE = 2e-5
-"""Largest difference that a pass may make, in units of the largest number of that output: rounding
-of float32 in another order."""
+"""Largest allowed difference relative to the largest value of the output. It covers the rounding of
+float32 operations in another order."""
 
 LOOSER = {
     "half": 1e-2,  # ten bits of mantissa instead of 23
 }
-"""Passes that round on purpose, with what that may cost."""
+"""Tolerances of the passes that reduce precision on purpose."""
 
 
 class StepError(UserError):
@@ -41,11 +42,11 @@ class StepError(UserError):
 
 
 class CheckSteps:
-    """Runs each step of a run against the one before.
+    """A watcher that compares the graph after each pass with the graph before it.
 
     Args:
-        repro: where the graphs and inputs of a failure are kept.
-        limit: bytes of weights up to which a graph is run whole.
+        repro: directory for the graphs and inputs of a failure.
+        limit: largest size of the weights in bytes for which the whole graph runs.
     """
 
     def __init__(self, repro: Path = Path("build/repro"), limit: int = LIMIT) -> None:
@@ -55,7 +56,7 @@ class CheckSteps:
         self.pending: list[str] = []
 
     def begin(self, name: str, model: ir.Model, facts: Facts) -> None:
-        """Run a graph as it was exported."""
+        """Run the raw graph."""
         self.leftover()
         self.name, self.facts = name, facts
         self.folder = self.folder or tempfile.TemporaryDirectory(prefix="surgery-")
@@ -68,13 +69,14 @@ class CheckSteps:
         self.known = self.answers(self.load(self.model, "raw"))
 
     def after(self, record: Record, model: ir.Model) -> str:
-        """Run a graph after a pass; the words are the largest difference.
+        """Run the graph after a pass and return the largest difference as text.
 
-        A graph that does not load here (float16 scales wait for float16 activations) is left to
-        the next pass, which is then compared with the last graph that ran.
+        onnxruntime may be unable to load a graph between two passes, such as one with float16
+        scales but float32 activations. The graph after the next pass is then compared with the
+        last graph that ran.
 
         Raises:
-            StepError: the difference is above the tolerance of the pass.
+            StepError: the difference exceeds the tolerance of the pass.
         """
         if self.cut:
             self.model = copied(self.model)
@@ -87,7 +89,7 @@ class CheckSteps:
         except (NotImplemented, InvalidGraph, Fail) as e:
             reason = " ".join(str(e).split(" failed:")[-1].split())
             record.notes["check"] = {"skipped": reason}
-            return "checked with the next: onnxruntime does not load this graph on a CPU"
+            return "to be checked with the next pass: onnxruntime cannot load this graph on the CPU"
         unpacked = reference(self.base, self.model)
         if unpacked is not None:
             self.known = self.answers(self.load(unpacked, f"{record.index}_unpacked"))
@@ -102,33 +104,33 @@ class CheckSteps:
         return words(worst, self.cut, unpacked is not None)
 
     def end(self) -> None:
-        """Remove the graphs that were run."""
+        """Remove the temporary graphs."""
         self.leftover()
         if self.folder is not None:
             self.folder.cleanup()
 
     def leftover(self) -> None:
-        """Say which passes at the end of a graph no run has covered."""
+        """Report the last passes of a graph that could not be checked."""
         if self.pending:
             passes = ", ".join(self.pending)
             console.print(f"not checked in the {self.name} graph: {passes}", markup=False)
         self.pending = []
 
     def load(self, model: ir.Model, name: str) -> Runner:
-        """A graph, ready to run."""
+        """Save a graph and load it in onnxruntime."""
         return Runner(self.store.save(model, f"{name}.onnx"))
 
     def answers(self, runner: Runner) -> list[Outputs]:
-        """What a graph says to each example."""
+        """Return the outputs of a graph for each example."""
         return [runner(self.name, example) for example in self.examples]
 
     def compare(self, answers: list[Outputs]) -> list[Difference]:
-        """All differences to what is known."""
+        """Return the differences from the outputs of the last graph that ran, for each example."""
         pairs = zip(self.examples, self.known, answers, strict=True)
         return [d for example, want, got in pairs for d in differences(example, want, got)]
 
     def save(self, record: Record, before: ir.Model) -> Path:
-        """Keep both graphs and the inputs of all examples."""
+        """Save both graphs and the inputs of all examples; return their folder."""
         folder = self.repro / f"{self.name}-{record.name}"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -141,21 +143,21 @@ class CheckSteps:
 
 
 def words(worst: Difference, cut: str, unpacked: bool) -> str:
-    """The figures of a pass on its line."""
-    against = " from its unpacked weights" if unpacked else ""
+    """Return the result of a check for the line of the pass."""
+    against = ", compared with dequantized weights" if unpacked else ""
     where = f" ({cut})" if cut else ""
     if worst.absolute == 0:
-        return f"checked: same bits{against}{where}"
+        return f"checked: outputs are bit-identical{against}{where}"
     return (
-        f"checked: {worst.output} off by {worst.absolute:.1e}, "
+        f"checked: {worst.output} differs by {worst.absolute:.1e}, "
         f"relative {worst.relative:.1e}{against}{where}"
     )
 
 
 def failure(record: Record, worst: Difference, tolerance: float, saved: Path) -> str:
-    """The error of a pass over its tolerance."""
+    """Return the message about a pass whose difference exceeds its tolerance."""
     return (
-        f"{record.name}: {worst.output} of the {record.graph} graph is off by "
-        f"{worst.absolute:.3g}, relative {worst.relative:.3g}, tolerance {tolerance:g}, on "
-        f"{worst.example}. Kept in {saved}: before.onnx, after.onnx, inputs.npz."
+        f"{record.name}: {worst.output} of the {record.graph} graph differs by "
+        f"{worst.absolute:.3g}, relative {worst.relative:.3g}, tolerance {tolerance:g}, on the "
+        f"example {worst.example}. See before.onnx, after.onnx and inputs.npz in {saved}."
     )

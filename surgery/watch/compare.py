@@ -1,4 +1,7 @@
-"""Two forms of a graph side by side: the same question, answers brought into one form, a figure."""
+"""Compare two versions of a graph: run both on the same inputs and measure the difference.
+
+Passes change inputs and outputs of a graph, so the outputs are first converted to one form.
+"""
 
 from __future__ import annotations
 
@@ -10,27 +13,27 @@ import onnxruntime as ort
 
 from surgery.watch.examples import Array, Example, spread
 
-DTYPES = {
+ORT_DTYPES = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
     "tensor(int64)": np.int64,
     "tensor(int32)": np.int32,
     "tensor(bool)": np.bool_,
 }
-"""onnxruntime's names of input types."""
+"""NumPy dtypes by the names that onnxruntime has for the types of inputs."""
 
 Outputs = dict[str, Array]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How far two results lie apart.
+    """The difference between two versions of an output.
 
     Attributes:
         output: name of the output.
-        example: the call.
-        absolute: largest difference of two numbers.
-        relative: the same, in units of the largest number of the reference.
+        example: name of the example.
+        absolute: largest absolute difference.
+        relative: `absolute` divided by the largest absolute value of the reference.
     """
 
     output: str
@@ -40,7 +43,7 @@ class Difference:
 
 
 class Runner:
-    """A graph in onnxruntime, as it is: nothing is fused or folded at load."""
+    """A graph loaded in onnxruntime with all graph optimizations off."""
 
     def __init__(self, path: Path) -> None:
         options = ort.SessionOptions()
@@ -50,7 +53,7 @@ class Runner:
         self.session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def __call__(self, graph: str, example: Example) -> Outputs:
-        """The outputs in the form that all stages of a graph share."""
+        """Run an example and return the outputs in the form that all versions of a graph share."""
         feeds = {
             i.name: fitted(example.feeds[i.name], i.shape, i.type)
             for i in self.session.get_inputs()
@@ -60,15 +63,19 @@ class Runner:
 
 
 def fitted(array: Array, shape: list[object], type: str) -> Array:
-    """An array in an input's dtype, cut to its columns: wide features have narrow ones in front."""
+    """Return an array with the dtype and the number of columns of an input.
+
+    Examples hold image features with DeepStack features behind them. A graph that takes only image
+    features gets the first columns.
+    """
     columns = shape[-1] if shape else None
     if isinstance(columns, int) and columns < array.shape[-1]:
         array = array[..., :columns]
-    return np.ascontiguousarray(array.astype(DTYPES[type]))
+    return np.ascontiguousarray(array.astype(ORT_DTYPES[type]))
 
 
 def shared_form(graph: str, example: Example, outputs: Outputs) -> Outputs:
-    """Results as the finished graph gives them; floats as float32."""
+    """Convert outputs to those of the finished graph, with floats as float32."""
     found = {k: v.astype(np.float32) if v.dtype.kind == "f" else v for k, v in outputs.items()}
     if graph == "vision" and "deepstack_features" in found:
         levels = found.pop("deepstack_features")
@@ -82,10 +89,10 @@ def shared_form(graph: str, example: Example, outputs: Outputs) -> Outputs:
 
 
 def differences(example: Example, before: Outputs, after: Outputs) -> list[Difference]:
-    """How far each output of `after` is from that of `before`, worst first.
+    """Return the difference of each output of `after` from that of `before`, largest first.
 
-    Only what means something is compared: valid positions, and the last one where `after` computes
-    no other.
+    Only positions that the attention mask marks as valid are compared. If `after` computes logits
+    for the last position only, the comparison uses that position.
     """
     found = [
         difference(name, example, *meaningful(example, name, want, after[name]))
@@ -97,7 +104,7 @@ def differences(example: Example, before: Outputs, after: Outputs) -> list[Diffe
 
 
 def meaningful(example: Example, name: str, want: Array, got: Array) -> tuple[Array, Array]:
-    """The parts of two results to compare."""
+    """Return the parts of two outputs that are to be compared."""
     if example.valid is None:
         return want, got
     valid = example.valid.astype(bool)
@@ -111,7 +118,7 @@ def meaningful(example: Example, name: str, want: Array, got: Array) -> tuple[Ar
 
 
 def difference(name: str, example: Example, want: Array, got: Array) -> Difference:
-    """How far two arrays lie apart; infinitely where their shapes or their non-numbers differ."""
+    """Return the difference of two arrays, infinite if shapes or places of NaN differ."""
     if want.shape != got.shape or not np.array_equal(finite(want), finite(got)):
         return Difference(name, example.name, np.inf, np.inf)
     usable = finite(want)
@@ -122,5 +129,5 @@ def difference(name: str, example: Example, want: Array, got: Array) -> Differen
 
 
 def finite(array: Array) -> Array:
-    """Where an array holds numbers."""
+    """Return where an array is neither NaN nor infinite."""
     return np.isfinite(array)

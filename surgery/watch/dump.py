@@ -1,6 +1,7 @@
-"""Every step of a run in files: `decoder/03_noop.txt` beside `decoder/03_noop.onnx`.
+"""`--dump`: write the graph after each pass as `decoder/03_noop.txt` and `decoder/03_noop.onnx`.
 
-`diff -u` between two texts shows what a pass did: a value keeps its number from step to step.
+A value has the same number in the text of every step, so `diff -u` between the texts of two steps
+shows what a pass changed.
 """
 
 from __future__ import annotations
@@ -28,17 +29,17 @@ from surgery.watch.results import data
 from surgery.watch.store import Store, Weights
 
 RUN = "run.json"
-"""What a dump knows besides the graphs; its writer marks a directory as ours."""
+"""File with the records of a run. It names the writer, so a new dump may overwrite the directory."""
 FILES = re.compile(r"\d\d_\w+\.(txt|onnx)|weights\.data")
 """Names of the files in a graph's folder, beside links to shards."""
 
 MISSES = 20
-"""Near-misses that a step keeps."""
+"""Largest number of near-misses that a dump records for a step."""
 
 
 @dataclass
-class Stage:
-    """A graph after a pass, or as it was: what `RUN` keeps of it."""
+class DumpedStep:
+    """What `RUN` records of a raw graph or of a graph after a pass."""
 
     stem: str
     weights: dict[str, int]
@@ -46,29 +47,29 @@ class Stage:
     record: Record | None = None
 
     def data(self) -> dict[str, Any]:
-        """As plain data."""
+        """Return the step as plain data."""
         own = {"stem": self.stem, "weights": self.weights, "misses": self.misses}
         return own | (data(self.record) if self.record is not None else {})
 
 
 class Dump:
-    """Writes each step of a run.
+    """A watcher that writes the graph after each pass.
 
     Args:
-        folder: directory to write, new or an earlier dump.
-        weights: what becomes of weights.
+        folder: directory to write, either new or an earlier dump.
+        weights: how weights are stored.
     """
 
     def __init__(self, folder: Path, weights: Weights = Weights.LINK) -> None:
         self.folder, self.weights = folder, weights
-        self.stages: dict[str, list[Stage]] = {}
+        self.stages: dict[str, list[DumpedStep]] = {}
         self.about: dict[str, Any] = {}
 
     def begin(self, name: str, model: ir.Model, facts: Facts) -> None:
-        """Write a graph as it was exported.
+        """Write the raw graph.
 
         Raises:
-            OutputError: the directory holds something else, or cannot be written.
+            OutputError: the directory holds other files, or it cannot be written.
         """
         if not self.stages:
             claim(self.folder)
@@ -80,34 +81,34 @@ class Dump:
         self.write("00_raw", model, None)
 
     def after(self, record: Record, model: ir.Model) -> str:
-        """Write a graph after a pass."""
+        """Write the graph after a pass."""
         self.write(f"{record.index:02d}_{record.name}", model, record)
         return ""
 
     def end(self) -> None:
-        """Write what the graphs do not hold."""
+        """Write the records of the run."""
         if not self.stages:
             return
         graphs = {name: [s.data() for s in stages] for name, stages in self.stages.items()}
         write_run(self.folder, {**self.about, "graphs": graphs})
 
     def write(self, stem: str, model: ir.Model, record: Record | None) -> None:
-        """Write a step as text and as a graph."""
+        """Write a step as text and as ONNX, and record it."""
         text = view.text(model, self.names, types=True) + "\n".join(["# weights", *lines(model)])
         path = self.folder / self.name / f"{stem}.txt"
         path.write_text(text + "\n", encoding="utf-8")
         self.store.save(model, f"{stem}.onnx")
         misses = [] if record is None else near(record.step.make(self.facts), model)
-        self.stages[self.name].append(Stage(stem, bytes_by_dtype(model), misses, record))
+        self.stages[self.name].append(DumpedStep(stem, bytes_by_dtype(model), misses, record))
 
 
 def near(work: Pass, model: ir.Model) -> list[dict[str, Any]]:
-    """The nearest misses of a pass as plain data."""
+    """Return the nearest near-misses of a pass as plain data."""
     return [miss_data(miss) for miss in work.near_misses(model)[:MISSES]]
 
 
 def miss_data(miss: Miss) -> dict[str, Any]:
-    """A near-miss as plain data."""
+    """Return a near-miss as plain data."""
     return {
         "where": place(miss.node),
         "op": miss.node.op_type,
@@ -119,22 +120,27 @@ def miss_data(miss: Miss) -> dict[str, Any]:
 
 
 def claim(folder: Path) -> None:
-    """Make a directory ours, dropping an earlier dump in it.
+    """Create the directory of a dump, or empty it of an earlier dump.
 
     Of an earlier dump the folders of graphs go, unless they hold a file that no dump writes.
 
     Raises:
-        OutputError: the directory holds something else, or cannot be written.
+        OutputError: the directory holds other files, or it cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         present = sorted(manifest.files(folder))
         about = manifest.read_object(folder / RUN) or {}
         if present and about.get("writer") != manifest.WRITER:
-            raise OutputError(f"{folder}: not empty and no earlier dump (no {RUN} of a dump).")
+            raise OutputError(
+                f"{folder}: not empty and not an earlier dump (no {RUN} of a dump). "
+                f"Choose another directory."
+            )
         for name in present:
             if not is_dumped(folder, name):
-                raise OutputError(f"{folder}: holds {name}, no part of a dump. Use another folder.")
+                raise OutputError(
+                    f"{folder}: holds {name}, which no dump writes. Choose another directory."
+                )
         for name in RECIPES:
             if (folder / name).is_dir():
                 shutil.rmtree(folder / name)

@@ -1,8 +1,8 @@
-"""Inputs that no export saw: other grids, batches, lengths of the cache than the trace's.
+"""Inputs for `--check-steps`, with grids, batch sizes and cache lengths that the export never used.
 
-An example holds an array for every input that any form of a graph has, raw or finished: the
-decoder gets DeepStack features both as rows of picture tokens and spread over the sequence. The
-numbers are the same at every run.
+Passes change the inputs of a graph. An example therefore holds an array for every input of the raw
+graph and of the finished one: for the decoder, DeepStack features both as rows of image tokens and
+spread over the sequence. The arrays are the same in every run.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from surgery.engine.facts import Facts
 Array = npt.NDArray[np.generic]
 
 GRIDS = (((1, 2, 3),), ((1, 4, 2), (2, 3, 3), (1, 1, 5)), ((2, 2, 4), (2, 2, 4)))
-"""Frames, rows and columns of the pictures of each call, in merged patches."""
+"""Frames, rows and columns of the pictures of each call. Rows and columns count image tokens."""
 
 CALLS = (
-    # rows, new positions, cached ones: onnxruntime's GroupQueryAttention takes several new
-    # positions after cached ones in one row only
+    # rows, new positions, cached positions. GroupQueryAttention of onnxruntime takes several new
+    # positions after cached ones only with a batch of one row.
     (1, 5, 7),
     (3, 6, 0),
     (2, 1, 4),
@@ -33,12 +33,12 @@ CALLS = (
 
 @dataclass(frozen=True)
 class Example:
-    """One call of a graph.
+    """The inputs of one call of a graph.
 
     Attributes:
-        name: what it is, in a few words.
+        name: short description.
         feeds: arrays by input name.
-        valid: attention mask `[B, T]` of a decoder: where results mean something.
+        valid: for a decoder, the attention mask `[B, T]`. Only results at its ones are compared.
     """
 
     name: str
@@ -47,13 +47,13 @@ class Example:
 
 
 def examples(graph: str, model: ir.Model, facts: Facts) -> list[Example]:
-    """Calls of a raw graph and of all that becomes of it."""
+    """Return the examples for a raw graph and for its versions after each pass."""
     makers = {"vision": vision, "embedding": embedding, "decoder": decoder}
     return list(makers[graph](model, facts))
 
 
 def vision(model: ir.Model, facts: Facts) -> Iterator[Example]:
-    """Pictures and videos of several sizes in one call; the one size of a fixed grid."""
+    """Yield pictures and videos of several sizes, or of the one size of a fixed grid."""
     merge = int(facts.vision["spatial_merge_size"])
     width = sizes(model)["pixel_values"][1]
     calls = [[(t, h * merge, w * merge) for t, h, w in grids] for grids in GRIDS]
@@ -67,7 +67,7 @@ def vision(model: ir.Model, facts: Facts) -> Iterator[Example]:
 
 
 def embedding(model: ir.Model, facts: Facts) -> Iterator[Example]:
-    """Rows with and without placeholders for pictures."""
+    """Yield token ids with and without image and video tokens."""
     width = sizes(model)["image_features"][1] * (1 + facts.levels)
     image, video = (int(facts.config[f"{kind}_token_id"]) for kind in ("image", "video"))
     for i, (rows, length, count) in enumerate(((1, 7, 4), (3, 5, 6), (2, 3, 0))):
@@ -76,12 +76,12 @@ def embedding(model: ir.Model, facts: Facts) -> Iterator[Example]:
         places = rng.choice(rows * length, count, replace=False)
         ids.flat[places] = rng.choice((image, video), count)
         features = rng.standard_normal((count, width), np.float32)
-        name = f"{rows} rows of {length}, {count} of them pictures"
+        name = f"{rows} rows of {length} tokens, {count} of them visual"
         yield Example(name, {"input_ids": ids, "image_features": features})
 
 
 def decoder(model: ir.Model, facts: Facts) -> Iterator[Example]:
-    """Prompts, some rows padded on the right, and single steps after a cache."""
+    """Yield prompts, with some rows padded on the right, and single tokens after a cache."""
     shapes = sizes(model)
     width, levels = shapes["inputs_embeds"][2], shapes["deepstack_features"][0]
     for i, (rows, new, past) in enumerate(CALLS):
@@ -108,7 +108,7 @@ def decoder(model: ir.Model, facts: Facts) -> Iterator[Example]:
 
 
 def spread(features: Array, places: Array) -> Array:
-    """Features `[D, M, H]` at their places in the sequence, `[B, S, D * H]`, zeros elsewhere."""
+    """Spread features `[D, M, H]` over the sequence, `[B, S, D * H]`, with zeros elsewhere."""
     levels, tokens, width = features.shape
     out = np.zeros((*places.shape, levels * width), np.float32)
     out[places.astype(bool)] = np.moveaxis(features, 0, 1).reshape(tokens, levels * width)
@@ -116,15 +116,15 @@ def spread(features: Array, places: Array) -> Array:
 
 
 class Sizes(dict[str, tuple[int, ...]]):
-    """Shapes by input name; a missing input has none of any size."""
+    """Shapes by input name. An input that the graph lacks has a shape of zeros."""
 
     def __missing__(self, name: str) -> tuple[int, ...]:
-        """All zeros: an input that this graph has not."""
+        """Return the shape of an input that the graph lacks."""
         return (0,) * 4
 
 
 def sizes(model: ir.Model) -> Sizes:
-    """The static part of the shape of each input; 0 for what is dynamic."""
+    """Return the shape of each input, with 0 for dynamic dimensions."""
     return Sizes(
         (v.name or "", tuple(d if isinstance(d, int) else 0 for d in v.shape or ()))
         for v in model.graph.inputs

@@ -1,4 +1,7 @@
-"""Why a pass acts here and not there: its sites, and the places that matched some way in."""
+"""Explain where a pass matches: its sites, and its near-misses.
+
+A near-miss is a place where the first conditions of the pass hold and a later one fails.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +28,13 @@ from surgery.rewrite.scope import place
 
 @dataclass(frozen=True)
 class Explanation:
-    """A pass on a graph as it stands right before it.
+    """Sites and near-misses of a pass on the graph right before the pass runs.
 
     Attributes:
         graph: name of the graph.
-        step: what comes before: the name of the pass that ran last, or "raw".
-        sites: where it acts.
-        misses: where it nearly acts, nearest first.
+        step: name of the pass that ran last, or "raw".
+        sites: places where the pass matches.
+        misses: places where it nearly matches, nearest first.
     """
 
     graph: str
@@ -41,45 +44,47 @@ class Explanation:
 
 
 def explain(name: str, facts: Facts, graph: str | None = None) -> list[Explanation]:
-    """Run each recipe up to a pass and ask the pass.
+    """Run each recipe up to a pass and return the sites and near-misses of the pass.
 
     Args:
-        name: the pass.
+        name: name of the pass.
         facts: the raw export and the options.
-        graph: the one graph to look at; all whose recipe has the pass by default.
+        graph: name of the one graph to look at. By default, every graph whose recipe contains
+            the pass.
 
     Raises:
-        UserError: no such pass or graph, or no such step with these options.
+        UserError: there is no such pass or graph, or the pass does not run with these options.
     """
     known("explain", name, passes())
     if graph is not None and name not in names(RECIPES[known("--graph", graph, RECIPES)]):
-        raise UserError(f"{name}: no pass of the {graph} graph.")
+        raise UserError(f"{name}: the recipe of the {graph} graph does not contain this pass.")
     chosen = Selection(until=name, graph=graph)
     found = [e for one in chosen.graphs for e in explain_graph(name, one, facts)]
     if not found:
-        raise UserError(f"{name}: no step of a run with these options.")
+        raise UserError(f"{name}: this pass does not run with these options.")
     return found
 
 
 def explain_foreign(
     name: str, source: Path, recipe: str, options: Options, graph: str | None = None
 ) -> list[Explanation]:
-    """The same for graphs that others exported, in a generic recipe.
+    """Do the same for graphs of any exporter, with a generic recipe.
 
     Args:
-        name: the pass.
-        source: an ONNX file, or a folder of them.
+        name: name of the pass.
+        source: an ONNX file, or a folder of ONNX files.
         recipe: "decoder", "vision" or "any".
-        options: precision, provider and sizes.
-        graph: the one graph of a folder to look at, by its name without ".onnx".
+        options: precision, execution provider and sizes.
+        graph: name of the one graph of a folder to look at, without ".onnx".
 
     Raises:
-        UserError: no such pass, recipe or graph, or no such step with these options.
+        UserError: there is no such pass, recipe or graph, or the pass does not run with these
+            options.
     """
     known("explain", name, passes(GENERIC))
     steps = GENERIC[known("--recipe", recipe, GENERIC)]
     if name not in names(steps):
-        raise UserError(f"{name}: no pass of the {recipe} recipe.")
+        raise UserError(f"{name}: the {recipe} recipe does not contain this pass.")
     paths = {path.stem: path for path in graph_files(source)}
     if graph is not None:
         paths = {graph: paths[known("--graph", graph, paths)]}
@@ -89,12 +94,12 @@ def explain_foreign(
         settings = Settings(options=options, head_names=head_weights(model))
         found += walk(name, stem, model, steps, settings)
     if not found:
-        raise UserError(f"{name}: no step of a run with these options.")
+        raise UserError(f"{name}: this pass does not run with these options.")
     return found
 
 
 def explain_graph(name: str, graph: str, facts: Facts) -> Iterator[Explanation]:
-    """A pass at each of its places in the recipe of a graph."""
+    """Yield an explanation for each position of a pass in the recipe of a graph."""
     model = load(facts.raw / f"{graph}.onnx", facts.weights)
     yield from walk(name, graph, model, RECIPES[graph], facts)
 
@@ -102,7 +107,7 @@ def explain_graph(name: str, graph: str, facts: Facts) -> Iterator[Explanation]:
 def walk(
     name: str, graph: str, model: ir.Model, steps: Recipe[S], settings: S
 ) -> Iterator[Explanation]:
-    """A pass at each of its places in a recipe, which is run up to there."""
+    """Run a recipe up to each position of a pass and yield an explanation for each."""
     recipe = [step for step in steps if step.when(settings)]
     last = max((i for i, step in enumerate(recipe) if step.work.name == name), default=-1)
     for i, step in enumerate(recipe[: last + 1]):
@@ -116,12 +121,12 @@ def walk(
 
 
 def lines(explanation: Explanation, at: str | None = None, limit: int = 12) -> Iterator[str]:
-    """An explanation for people.
+    """Yield an explanation as lines of text.
 
     Args:
-        explanation: what was found.
-        at: a module: only what lies in it, or in a module whose path contains these words.
-        limit: sites and near-misses that are shown of each kind.
+        explanation: the sites and near-misses.
+        at: if given, only modules whose path contains this text are shown.
+        limit: largest number of sites and of near-misses that are shown.
     """
     sites = [s for s in explanation.sites if within(s.where, at)]
     misses = [m for m in explanation.misses if within(place(m.node), at)]
@@ -133,13 +138,13 @@ def lines(explanation: Explanation, at: str | None = None, limit: int = 12) -> I
     yield f"  {len(misses)} near-misses"
     for miss in misses[:limit]:
         yield f"  {place(miss.node)}: {miss.node.op_type} {miss.node.name}"
-        yield f"    held    {miss.depth} condition{'s' * (miss.depth != 1)} before it"
+        yield f"    held    {miss.depth} earlier condition{'s' * (miss.depth != 1)}"
         yield f"    needs   {miss.condition}"
         yield f"    found   {miss.found}"
     if len(misses) > limit:
-        yield f"  and {len(misses) - limit} more; --at MODULE narrows"
+        yield f"  and {len(misses) - limit} more; use --at MODULE to show fewer, or --all"
 
 
 def within(where: str, at: str | None) -> bool:
-    """Whether a place lies in a module, whose path may be given in part."""
+    """Return whether a module path contains the text `at`, or no text is given."""
     return at is None or at in where

@@ -1,4 +1,4 @@
-"""Weights in words: where their numbers lie, and what is done to them."""
+"""Describe weights: where their data is stored, and what is computed from it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from surgery.rewrite.weights import RowTensor, Stored
 
 
 def lines(model: ir.Model) -> Iterator[str]:
-    """A line for each weight, in order: dtype, shape, and how it comes about.
+    """Yield a line for each weight: dtype, shape, and how it is computed.
 
-    Small constants made by the graph are left out: the nodes that read them show their numbers.
+    Small constants are left out, because the text of the nodes that read them shows their values.
     """
     for graph in model.graphs():
         for value in graph.initializers.values():
@@ -28,17 +28,17 @@ def lines(model: ir.Model) -> Iterator[str]:
 
 
 def origin(tensor: ir.TensorProtocol | None) -> str:
-    """Where the numbers of a tensor come from."""
+    """Return where the data of a tensor comes from."""
     if isinstance(tensor, RowTensor):
         part = f", part {tensor.part}" if len(tensor.source.parts) > 1 else ""
         return describe(tensor.source) + part
     if isinstance(tensor, ir.ExternalTensor):
         return f"{Path(tensor.location).name}+{tensor.offset or 0}"
-    return "made here"
+    return "stored in the graph"
 
 
 def describe(source: object) -> str:
-    """A chain of sources from the outermost to the file: `cast(transposed(file+offset), fp16)`."""
+    """Return a chain of sources as an expression: `cast(transposed(file+offset), fp16)`."""
     if isinstance(source, Stored):
         return f"{source.file.name}+{source.offset}"
     if isinstance(source, ir.DataType):
@@ -52,7 +52,7 @@ def describe(source: object) -> str:
 
 
 def bytes_by_dtype(model: ir.Model) -> dict[str, int]:
-    """Bytes of the initializers by dtype, largest first."""
+    """Return the bytes of the initializers by dtype, largest first."""
     found: Counter[str] = Counter()
     for graph in model.graphs():
         for value in graph.initializers.values():

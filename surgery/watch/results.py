@@ -1,4 +1,4 @@
-"""The outcome of a run in plain data: what `--json` prints and what a dump keeps."""
+"""The results of a run as plain data, for `--json` and for dumps."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ from surgery.jobs.build import show
 
 @dataclass
 class Results:
-    """Collects the records of a run while their lines are printed.
+    """Collects the records of a run and prints their lines.
 
     Attributes:
-        output: the package; None where none was made.
-        passes: a dictionary a pass.
+        output: the package, or None if none was written.
+        passes: a dictionary for each pass.
     """
 
     output: Path | None = None
     passes: list[dict[str, Any]] = field(default_factory=list)
 
     def tell(self, record: Record, words: str) -> None:
-        """Keep a record and print its line."""
+        """Store a record and print its line."""
         self.passes.append(data(record))
         show(record, words)
 
     def remark(self, selection: Selection) -> None:
-        """Say what of a selection did not run: a step may not belong to these options."""
+        """Report selected passes that did not run, because the options leave them out."""
         ran = {entry["pass"] for entry in self.passes}
         for name in dict.fromkeys((*selection.only, *filter(None, (selection.until,)))):
             if name not in ran:
-                console.print(f"{name}: no step of this run with these options", markup=False)
+                console.print(f"{name}: this pass does not run with these options", markup=False)
 
     def summary(self) -> dict[str, Any]:
-        """The run as plain data."""
+        """Return the run as plain data."""
         files = {} if self.output is None else sizes(self.output)
         output = None if self.output is None else str(self.output)
         return {"output": output, "files": files, "passes": self.passes}
 
 
 def data(record: Record) -> dict[str, Any]:
-    """A record as plain data."""
+    """Return a record as plain data."""
     return {
         "graph": record.graph,
         "pass": record.name,
@@ -60,5 +60,5 @@ def data(record: Record) -> dict[str, Any]:
 
 
 def sizes(folder: Path) -> dict[str, int]:
-    """Bytes of each file of a directory."""
+    """Return the size in bytes of each file of a directory."""
     return {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()}

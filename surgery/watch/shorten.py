@@ -1,7 +1,7 @@
-"""A large model cut to what fits in memory: its first two layers and its last, fewer logits.
+"""Shorten a large graph for `--check-steps` to its first two layers, its last, and fewer logits.
 
-The input of each layer that goes is its output. What lies before, between and after the layers
-stays as it is, so every kind of site of every pass is still there.
+A removed layer is replaced by its own input. The nodes before, between and after the layers stay,
+so the graph still has every kind of site that a pass looks for.
 """
 
 from __future__ import annotations
@@ -16,22 +16,23 @@ from surgery.rewrite.scope import scope
 from surgery.watch.provenance import bytes_by_dtype
 
 LIMIT = 1 << 28
-"""Bytes of weights up to which a graph is run whole."""
+"""Graphs with at most this many bytes of weights are not shortened."""
 FIRST = 2
-"""Layers kept at the front; one more is kept at the end."""
+"""Number of layers kept at the front. The last layer is kept too."""
 ROWS = 2048
-"""Logits kept."""
+"""Number of logits kept."""
 
 LAYER = re.compile(r"(?P<stack>.+\.(?:layers|blocks))\.(?P<index>\d+)\.(?:input_layernorm|norm1)")
 CACHE = re.compile(r"present\.(\d+)\.\w+")
 
 
 def shortened(model: ir.Model, limit: int = LIMIT) -> tuple[ir.Model, str]:
-    """A raw graph that fits, and what was cut in a few words.
+    """Return a shortened copy of a raw graph, and a description of what it keeps.
 
     Args:
-        model: a graph; it stays as it is.
-        limit: bytes of weights up to which nothing is cut.
+        model: the raw graph, which is not changed.
+        limit: largest size of the weights in bytes for which the copy is whole and the description
+            empty.
     """
     copy = copied(model)
     if sum(bytes_by_dtype(model).values()) <= limit:
@@ -50,7 +51,7 @@ def shortened(model: ir.Model, limit: int = LIMIT) -> tuple[ir.Model, str]:
 
 
 def layer_inputs(model: ir.Model) -> list[ir.Value]:
-    """What enters each layer: the value that its first norm reads from outside."""
+    """Return the input of each layer: the value that its first norm reads from outside."""
     found: dict[int, ir.Value] = {}
     for node in model.graph:
         match = LAYER.fullmatch(scope(node))
@@ -66,13 +67,13 @@ def layer_inputs(model: ir.Model) -> list[ir.Value]:
 
 
 def activation(value: ir.Value) -> bool:
-    """Whether a value is float and of some length known only at run time."""
+    """Return whether a value is floating-point and has a dynamic dimension."""
     floats = value.dtype is not None and value.dtype.is_floating_point()
     return floats and value.shape is not None and any(not isinstance(d, int) for d in value.shape)
 
 
 def drop_layers(model: ir.Model, inputs: list[ir.Value], dropped: range) -> None:
-    """Let the input of the first dropped layer stand for what each of them makes."""
+    """Replace the output of each dropped layer by the input of the first of them."""
     kept = inputs[dropped.start]
     for i in dropped:
         inputs[i + 1].replace_all_uses_with(kept)
@@ -85,7 +86,7 @@ def drop_layers(model: ir.Model, inputs: list[ir.Value], dropped: range) -> None
 
 
 def cut_logits(model: ir.Model, rows: int) -> bool:
-    """Keep the first rows of the head, if there is one in the checkpoint's layout."""
+    """Keep the first rows of a head stored as in the checkpoint; return whether one was cut."""
     logits = next((v for v in model.graph.outputs if v.name == "logits"), None)
     if logits is None or logits.shape is None or not isinstance(logits.shape[-1], int):
         return False
@@ -108,5 +109,5 @@ def cut_logits(model: ir.Model, rows: int) -> bool:
 
 
 def is_cache(value: ir.Value) -> bool:
-    """Whether a graph input belongs to the cache."""
+    """Return whether a graph input belongs to the key/value cache."""
     return (value.name or "").startswith("past_key_values.")

@@ -1,9 +1,9 @@
-"""Many graphs over one set of weights: the steps of a run as files, no weight written twice.
+"""Store the graphs of all steps of a run without storing any weight twice.
 
-What passes did to a weight (cast, transpose, quantize) is computed once, a few rows at a time,
-into one data file that all steps share. A weight that lies in the checkpoint as it is stays there,
-behind a symbolic link beside the graphs. `surgery.load` and Netron follow it; onnxruntime follows
-no link out of a graph's folder, so for its sake such weights can be copied too.
+A weight that passes transformed (cast, transposed, quantized) is computed once, a few rows at a
+time, and goes to one data file that all steps share. A weight that is unchanged stays in the
+checkpoint, behind a symbolic link beside the graphs. `surgery.load` and Netron follow such a link.
+onnxruntime follows no link out of the folder of a graph, so these weights can be copied instead.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from surgery.package.external_data import Layout, external, row_tensor, tasks
 from surgery.rewrite.weights import Reshaped, RowTensor, Source, Stored
 
 DATA = "weights.data"
-"""Name of the file of transformed weights."""
+"""Name of the data file."""
 
 
 class Weights(enum.Enum):
-    """What becomes of weights when a graph is saved."""
+    """How weights are stored when a graph is saved."""
 
     LINK = "link"
-    """Those of the checkpoint stay there."""
+    """Weights of the checkpoint stay there, behind symbolic links."""
     COPY = "copy"
-    """Those of the checkpoint are copied, once."""
+    """Weights of the checkpoint are copied once to the data file."""
     ZEROS = "zeros"
-    """None is written: zeros that take no place on the disk stand for transformed ones."""
+    """Like LINK, but transformed weights are zeros in a sparse file, which takes no disk space."""
 
 
 class Store:
@@ -38,7 +38,7 @@ class Store:
 
     Args:
         folder: an existing directory.
-        weights: what becomes of them.
+        weights: how weights are stored.
     """
 
     def __init__(self, folder: Path, weights: Weights = Weights.LINK) -> None:
@@ -49,7 +49,7 @@ class Store:
         self.links: set[str] = set()
 
     def save(self, model: ir.Model, name: str) -> Path:
-        """Write a graph, and those of its weights that no earlier graph had."""
+        """Write a graph, and those of its weights that no earlier graph has; return its path."""
         copy = model.clone()
         for value in external(copy):
             assert value.const_value is not None
@@ -60,20 +60,20 @@ class Store:
         return path
 
     def placed(self, tensor: ir.TensorProtocol, name: str) -> ir.ExternalTensor:
-        """Where the numbers of a tensor lie, or will."""
+        """Return the tensor as an external one in the folder, with its place reserved."""
         stored = in_checkpoint(tensor)
         if stored is not None and self.weights is not Weights.COPY:
             return self.at(self.link(stored.file), stored.offset, tensor, name)
         if stored is not None or isinstance(tensor, RowTensor):
             return self.at(DATA, self.row_place(row_tensor(tensor)), tensor, name)
-        if id(tensor) not in self.made:  # kept with its tensor, so that the id stays taken
+        if id(tensor) not in self.made:  # stored with its tensor, so that the id is not reused
             place = self.layout.take(DATA, tensor.nbytes)
             self.fresh.arrays.append((place, tensor))
             self.made[id(tensor)] = tensor, self.at(DATA, place.offset, tensor, name)
         return self.made[id(tensor)][1]
 
     def row_place(self, tensor: ir.TensorProtocol) -> int:
-        """The offset of what a source computes, reserved when first asked for."""
+        """Return the offset of a tensor that a source computes; reserve it at the first call."""
         assert isinstance(tensor, RowTensor)
         known = self.layout.jobs.get(tensor.source)
         if known is None or tensor.part not in known.places:
@@ -82,21 +82,21 @@ class Store:
         return self.layout.jobs[tensor.source].places[tensor.part].offset
 
     def at(self, file: str, offset: int, tensor: ir.TensorProtocol, name: str) -> ir.ExternalTensor:
-        """A tensor in a file of the folder."""
+        """Return an external tensor in a file of the folder."""
         shape = ir.Shape(tensor.shape)  # type: ignore[arg-type]
         return ir.ExternalTensor(
             file, offset, tensor.nbytes, tensor.dtype, shape=shape, name=name, base_dir=self.folder
         )
 
     def link(self, file: Path) -> str:
-        """Link a file of the checkpoint into the folder; returns its name there."""
+        """Link a file of the checkpoint into the folder; return its name there."""
         if file.name not in self.links:
             (self.folder / file.name).symlink_to(file.resolve())
             self.links.add(file.name)
         return file.name
 
     def write(self) -> None:
-        """Compute what is fresh, a few rows at a time."""
+        """Compute and write the weights added since the last call, a few rows at a time."""
         size = self.layout.sizes.get(DATA)
         if size is None:
             return
@@ -114,7 +114,7 @@ class Store:
 
 
 def in_checkpoint(tensor: ir.TensorProtocol) -> Stored | None:
-    """The place of a tensor that lies in a file as it is, under whatever shape."""
+    """Return the stored weight behind a tensor that is unchanged but for its shape, or None."""
     if isinstance(tensor, ir.ExternalTensor):
         shape = tuple(int(d) for d in np.atleast_1d(tensor.shape.numpy()))
         file = Path(tensor.base_dir) / tensor.location

@@ -1,7 +1,8 @@
-"""The reference for a pass that quantizes: the graph before it, with unpacked weights.
+"""The reference for a pass that quantizes: the graph before it, with dequantized weights.
 
-What quantizing costs is a choice, and measured elsewhere. That the quantized graph computes what
-its own weights say is a fact that can be checked.
+`--check-steps` compares the quantized graph with this reference. It checks that INT4 output equals
+that of the dequantized weights. The loss of accuracy
+by quantization is another question, which `python -m surgery eval --against` answers.
 """
 
 from __future__ import annotations
@@ -31,17 +32,17 @@ from surgery.rewrite.weights import (
 
 @dataclass(frozen=True)
 class Unpacked:
-    """What the blocks of a quantized weight say, as float32 in the weight's own shape."""
+    """A quantized weight, dequantized to float32 in the shape of the original weight."""
 
     source: Quantized
 
     @property
     def parts(self) -> tuple[tuple[ir.DataType, Shape], ...]:
-        """The matrix."""
+        """Dtype and shape of the one array."""
         return ((ir.DataType.FLOAT, self.source.source.parts[0][1]),)
 
     def read(self, start: int, stop: int) -> tuple[Array, ...]:
-        """Unpacked rows."""
+        """Return the dequantized rows from `start` to `stop`."""
         packed, scales, *zeros = (
             part.reshape(-1, *part.shape[-axes:])
             for part, axes in zip(self.source.read(start, stop), (2, 1, 1), strict=False)
@@ -52,7 +53,10 @@ class Unpacked:
 
 
 def reference(before: ir.Model, after: ir.Model) -> ir.Model | None:
-    """`before` with unpacked weights where `after` has quantized ones; None if it has none new."""
+    """Return `before` with the dequantized form of each weight that the pass quantized.
+
+    None if the pass quantized no weight.
+    """
     new = set(quantized(after)) - set(quantized(before))
     if not new:
         return None
@@ -71,7 +75,7 @@ def reference(before: ir.Model, after: ir.Model) -> ir.Model | None:
 
 
 def widen(value: ir.Value, narrow: ir.DataType) -> None:
-    """Let a value be float32, and what is computed from it up to the cast that made it so."""
+    """Set the type of a value to float32, and that of the values computed from it in `narrow`."""
     if value.dtype == narrow:
         value.type = ir.TensorType(ir.DataType.FLOAT)
         for node in value.consumers():
@@ -80,7 +84,7 @@ def widen(value: ir.Value, narrow: ir.DataType) -> None:
 
 
 def quantized(model: ir.Model) -> Iterator[Quantized]:
-    """The quantized weights of a graph."""
+    """Yield the quantized weights of a graph."""
     for graph in model.graphs():
         for value in graph.initializers.values():
             tensor = value.const_value
@@ -89,7 +93,7 @@ def quantized(model: ir.Model) -> Iterator[Quantized]:
 
 
 def root(source: Any) -> Stored | None:
-    """The weight of the checkpoint at the bottom of a chain of sources."""
+    """Return the stored weight at the end of a chain of sources, or None."""
     while not isinstance(source, Stored):
         source = getattr(source, "source", None)
         if source is None:
@@ -98,7 +102,7 @@ def root(source: Any) -> Stored | None:
 
 
 def stored(numbers: Source, source: Any) -> Source:
-    """Numbers that lie as `source` gives them, as they lie in the checkpoint."""
+    """Return weights that are in the layout of `source` in the layout of the checkpoint."""
     while not isinstance(source, Stored):
         if isinstance(source, Transposed | Swapped):
             numbers = transposed(numbers)
@@ -109,7 +113,7 @@ def stored(numbers: Source, source: Any) -> Source:
 
 
 def arranged(numbers: Source, source: Any) -> Source:
-    """Numbers that lie as in the checkpoint, as `source` gives them."""
+    """Return weights that are in the layout of the checkpoint in the layout of `source`."""
     if isinstance(source, Stored):
         return numbers
     numbers = arranged(numbers, source.source)

@@ -64,7 +64,7 @@ def test_a_hub_id_without_the_hub(tmp_path):
 def test_another_architecture_is_named(export, checkpoint, found):
     edit(checkpoint, "config.json", lambda config: config.update(model_type=found))
     line = export()
-    assert f"model_type is {found!r}, needs " in line
+    assert f"model_type is {found!r}, needs to be one of " in line
     assert all(f"{kind!r} ({name})" in line for kind, name in FAMILIES.items())
 
 
@@ -74,7 +74,7 @@ def test_another_architecture_is_named(export, checkpoint, found):
         (None, "config.json is missing"),
         ("", "not valid JSON"),
         ('{"model_type": ', "not valid JSON"),
-        ("[]", "holds a list, needs an object"),
+        ("[]", "holds a list, needs to hold an object"),
         ('{"model_type": "qwen3_vl"}', "no 'text_config' object"),
         ("\udcff", "not valid JSON"),
     ],
@@ -152,17 +152,17 @@ def test_weights_in_place_of_a_file(export, checkpoint):
 
 def test_a_missing_tensor(export, checkpoint):
     rewrite(checkpoint, lambda weights: weights.pop(NORM))
-    assert f"{NORM} missing from the shards" in export()
+    assert f"{NORM}: missing from the shards" in export()
 
 
 def test_an_extra_tensor(export, checkpoint):
     rewrite(checkpoint, lambda weights: weights.update(extra=torch.zeros(2)))
-    assert "extra unknown to config.json" in export()
+    assert "extra: not expected by config.json" in export()
 
 
 def test_a_tensor_of_another_shape(export, checkpoint):
     rewrite(checkpoint, lambda weights: weights.update({NORM: torch.ones(64)}))
-    assert f"{NORM} is [64], config.json makes it [128]" in export()
+    assert f"{NORM} has shape [64], config.json requires [128]" in export()
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn, torch.float64])
@@ -183,7 +183,7 @@ def test_a_missing_tokenizer_or_processor(export, checkpoint, name):
 def test_checking_says_the_same(refused, checkpoint, tmp_path, command):
     rewrite(checkpoint, lambda weights: weights.pop(NORM))
     line = refused(main, *command, "-i", checkpoint, "-o", tmp_path / "out")
-    assert f"{NORM} missing from the shards" in line
+    assert f"{NORM}: missing from the shards" in line
 
 
 def mixture(config):
@@ -197,7 +197,7 @@ def mixture(config):
 
 
 @pytest.mark.parametrize(("key", "value", "reason"), [
-    ("num_experts", 0, "num_experts is 0: no mixture of experts"),
+    ("num_experts", 0, "num_experts is 0, needs to be positive"),
     ("num_experts_per_tok", 5, "num_experts_per_tok is 5, of 4 experts"),
     ("decoder_sparse_step", 0, "decoder_sparse_step is 0"),
     ("moe_intermediate_size", 0, "moe_intermediate_size is 0"),
@@ -221,7 +221,7 @@ def test_experts_one_by_one(export, checkpoint):
 
     edit(checkpoint, "config.json", mixture)
     rewrite(checkpoint, split)
-    assert "mlp.experts.down_proj and 11 more missing from the shards" in export()
+    assert "mlp.experts.down_proj and 11 more: missing from the shards" in export()
 
 
 def test_experts_of_another_size(export, checkpoint):
@@ -236,4 +236,4 @@ def test_experts_of_another_size(export, checkpoint):
 
     edit(checkpoint, "config.json", mixture)
     rewrite(checkpoint, wrong)
-    assert "experts.down_proj is [4, 60, 128], config.json makes it [4, 128, 64]" in export()
+    assert "down_proj has shape [4, 60, 128], config.json requires [4, 128, 64]" in export()

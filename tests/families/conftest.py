@@ -17,7 +17,9 @@ from measure import Result, measure
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--update-table", action="store_true", help="rewrite tests/families: TABLE.md and golden"
+        "--update-table",
+        action="store_true",
+        help="rewrite surgery/docs/models.md and the golden files",
     )
     parser.addoption(
         "--foreign", action="store_true", help="graphs and trained models out of packages too"

@@ -9,21 +9,21 @@ from typing import Any
 from export import GRAPHS
 from measure import EVERYWHERE, Result
 
+import surgery
 from surgery.engine.recipes.generic import GENERIC
 from surgery.engine.selection import names
 
-TABLE = Path(__file__).parent / "TABLE.md"
+TABLE = Path(surgery.__file__).parent / "docs" / "models.md"
 INTRODUCTION = """\
-# Passes on other models
+# Passes on models of other families
 
-Tiny random models of each family, exported with plain `torch.onnx.export`, taken through the
-generic recipes, and compared with PyTorch on shapes that the export has not seen. `n/m`: fired at
-n of the m places that the architecture has. `-`: the architecture has no such place. A letter
-refers to a reason below: why a pass declines what looks like a place for it, or misses one. Made
-by `pytest tests/families --update-table`.
+The passes look at the structure of a graph, not at names. To measure how far that carries, tiny
+random models of each family were exported with `torch.onnx.export`, taken through the generic
+recipes of `python -m surgery apply`, and compared with PyTorch on shapes that the export has not
+seen. `n/m`: the pass fired at n of the m places that the architecture has. `-`: the architecture
+has no such place. A letter refers to a reason below: why a pass declines what looks like a place
+for it, or misses one. `pytest tests/families --update-table` makes this page.
 """
-README = Path(__file__).parents[2] / "README.md"
-MARKS = "<!-- families -->\n", "\n<!-- /families -->"
 ELSEWHERE = "## Graphs from elsewhere"
 TRAINED = """\
 A graph that somebody else exported, and trained models exported with plain `torch.onnx.export`,
@@ -51,14 +51,6 @@ def render(results: dict[str, Result], elsewhere: str) -> str:
     if lines:
         parts += ["## Reasons", "\n".join(lines)]
     return "\n\n".join(part.strip("\n") for part in (*parts, elsewhere)) + "\n"
-
-
-def shown(text: str) -> str:
-    """The README with the tables of a whole file in their place."""
-    tables = text.removeprefix(INTRODUCTION).partition(ELSEWHERE)[0].strip().replace("## ", "#### ")
-    before, mark, rest = README.read_text(encoding="utf-8").partition(MARKS[0])
-    _, end, after = rest.partition(MARKS[1])
-    return before + mark + tables + end + after
 
 
 def trained(results: dict[str, Result], graphs: Mapping[str, Any], notes: Mapping[str, str]) -> str:

@@ -157,14 +157,14 @@ def test_explain_near_miss(tmp_path, capsys):
 
 EXPLAIN_BAD = {
     "pass": (["layer_nrom"], "explain layer_nrom: no such name; did you mean layer_norm?"),
-    "no step": (["half"], "half: no step of a run with these options."),
+    "no step": (["half"], "half: this pass does not run with these options."),
     "recipe": (
         ["multi_head_attention", "--recipe", "visoin"],
         "--recipe visoin: no such name; did you mean vision?",
     ),
     "other recipe": (
         ["group_query_attention", "--recipe", "vision"],
-        "group_query_attention: no pass of the vision recipe.",
+        "group_query_attention: the vision recipe does not contain this pass.",
     ),
     "graph": (
         ["multi_head_attention", "--graph", "later"],

@@ -105,7 +105,7 @@ def test_answers(tokens):
 
 
 def test_table(found, tokens, request):
-    """The section of TABLE.md is what is measured."""
+    """The section of the page of models is what is measured."""
     results = {name: found(name) for name in ELSEWHERE}
     parts = [f"{equal} of {total} {word}" for word, (equal, total) in tokens.items()]
     notes = {CHAT: f"likeliest token that of PyTorch, after PyTorch's own: {', '.join(parts)}"}

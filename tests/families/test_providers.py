@@ -1,4 +1,7 @@
-"""The generic recipes for other precisions and providers: structure, and numbers on the CPU."""
+"""The generic recipes for other precisions and providers: structure, and numbers on the CPU.
+
+Two decoders and two towers of different shape run always; the other graphs with `--nightly`.
+"""
 
 from __future__ import annotations
 
@@ -18,24 +21,26 @@ KINDS = [
 ]
 OWN = ("matmul_nbits", "half", "opset", "plain_attention")
 """Passes of one precision or provider alone."""
+ALWAYS = (
+    *("PaliGemma 2, decoder", "Qwen2.5-VL, decoder"),
+    *("InternVL, vision", "Qwen2.5-VL, vision"),
+)
+"""Softcap and sandwich norms; multimodal rotary; whole pictures; packed windows."""
+CASES = [
+    pytest.param(name, *kind, marks=[] if name in ALWAYS else pytest.mark.nightly)
+    for name, family in GRAPHS.items()
+    for kind in KINDS
+    if kind[0] != "int4" or "matmul_nbits" in family.sites  # else nothing that 4 bits are for
+]
 OLDER = {"Attention", "RMSNormalization"}
 """Ops that only opset 23 has."""
 
 
-@pytest.fixture
-def graph(request):
-    """A family and its graph, exported once."""
-    cache = request.config.cache.mkdir("families")
-    return GRAPHS[request.param], exported(request.param, GRAPHS[request.param], cache)
-
-
-@pytest.mark.parametrize(("precision", "provider", "tolerance"), KINDS)
-@pytest.mark.parametrize("graph", GRAPHS, indirect=True)
-def test_provider(graph, precision, provider, tolerance):
+@pytest.mark.parametrize(("name", "precision", "provider", "tolerance"), CASES)
+def test_provider(request, name, precision, provider, tolerance):
     """Every pass acts as often as on a CPU, and what is left fits the provider's opset."""
-    family, export = graph
-    if precision == "int4" and "matmul_nbits" not in family.sites:
-        return  # nothing that 4 bits are for
+    family = GRAPHS[name]
+    export = exported(name, family, request.config.cache.mkdir("families"))
     result = Result(family.sites)
     options = replace(OPTIONS, text_precision=precision, execution_provider=provider)
     model = operate(family, export, options, result)

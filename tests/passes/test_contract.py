@@ -1,15 +1,29 @@
-"""What every pass promises, whatever it does. Each is run on the graph of its own test module."""
+"""What every pass promises, whatever it does.
 
+Each promise is a function of this module. One test a pass keeps them all on the graph of the
+pass's own test module, and lists every promise that is broken. Another breaks each promise on
+purpose and expects that it is noticed.
+"""
+
+import hashlib
 import importlib
 import inspect
+import os
 import pkgutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 import onnx_ir as ir
 import pytest
+from graph_fixtures import ROOT, Runner, built, inlined
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 
 import surgery.passes
+from surgery.passes.mlp.silu import Silu
 from surgery.rewrite import view
 from surgery.rewrite.contract import FIELDS, Pass
 from surgery.rewrite.scope import SCOPES, scope
@@ -44,23 +58,33 @@ HERE = Path(__file__).parent
 TESTED = [cls for cls in PASSES if (HERE / f"test_{cls.name}.py").is_file()]
 
 
-@pytest.fixture(params=TESTED, ids=lambda cls: cls.name)
-def case(request):
-    """A pass's class and its test module."""
-    return request.param, importlib.import_module(f"test_{request.param.name}")
+@dataclass(frozen=True)
+class Case:
+    """A pass and the graph of its test module.
+
+    Attributes:
+        cls: the pass.
+        make: makes one.
+        consumed: weights that it takes into others, so that their names may go.
+        graph: makes the graph; without an exporter's metadata where `module` is None.
+    """
+
+    cls: type[Pass]
+    make: Callable[[], Pass]
+    consumed: frozenset[str]
+    graph: Callable[..., ir.Model]
 
 
-@pytest.fixture
-def before(case, build):
-    return prepared(case, build)
+def case_of(cls, folder):
+    """The case of a pass; the weights of its graph lie in a folder."""
+    test = importlib.import_module(f"test_{cls.name}")
 
+    def graph(module="model.layers.0.part"):
+        model = built(test.BEFORE, folder, module)
+        getattr(test, "prepare", lambda model: None)(model)  # what ONNX text cannot say
+        return model
 
-def prepared(case, build, **kwargs):
-    """The module's graph; what ONNX text cannot say, its `prepare` does."""
-    _, module = case
-    model = build(module.BEFORE, **kwargs)
-    getattr(module, "prepare", lambda model: None)(model)
-    return model
+    return Case(cls, test.make, frozenset(getattr(test, "CONSUMED", ())), graph)
 
 
 def nodes(model):
@@ -75,6 +99,136 @@ def weights(model):
     }
 
 
+def serialized(model):
+    return ir.to_proto(model).SerializeToString(deterministic=True)
+
+
+def documented(case):
+    """The docstring has a summary and every field."""
+    described = case.cls.describe()
+    assert all(described[field] for field in ("summary", *FIELDS))
+    assert described["summary"].endswith(".")
+
+
+def sites_read_only(case):
+    """Looking for sites and near-misses changes nothing, and finds the same again."""
+    model, work = case.graph(), case.make()
+    data = serialized(model)
+    first = work.sites(model)
+    assert first, "no site in BEFORE"
+    assert work.sites(model) == first
+    work.near_misses(model)
+    assert serialized(model) == data
+
+
+def count_is_sites(case):
+    """The count is the number of sites found before, and the graph is rewritten in place."""
+    model, work = case.graph(), case.make()
+    sites = work.sites(model)
+    result = work(model)
+    assert work.count == len(sites)
+    assert result.modified and result.model is model
+
+
+def idempotent(case):
+    """Run again, by another instance or the same, it finds nothing and changes nothing."""
+    model = case.graph()
+    first = case.make()
+    first(model)
+    text = view.text(model)
+    for work in (case.make(), first):
+        assert work.sites(model) == []
+        assert not work(model).modified
+        assert work.count == 0
+        assert view.diff(text, view.text(model)) == ""
+
+
+def nothing_leaks(case):
+    """What an instance learnt of one graph does not change what it does to the next."""
+    work, texts = case.make(), []
+    for _ in range(2):
+        model = case.graph()
+        work(model)
+        texts.append(view.text(model))
+    assert texts[0] == texts[1]
+
+
+def names_kept(case):
+    """Inputs and outputs keep names and order, except those that the docstring speaks of.
+
+    So do weights, or their names go on as prefixes; no two nodes have one name.
+    """
+    model, doc = case.graph(), inspect.getdoc(case.cls)
+
+    def interface():
+        ends = (model.graph.inputs, model.graph.outputs)
+        return [[v.name for v in values if v.name not in doc] for values in ends]
+
+    was, had = interface(), weights(model)
+    case.make()(model)
+    assert interface() == was
+    now = model.graph.initializers
+    for name in had - case.consumed:
+        assert any(n == name or n.startswith(f"{name}.") for n in now), f"{name} is gone"
+    assert len({n.name for n in nodes(model)}) == len(nodes(model))
+
+
+def new_nodes_say_where_from(case):
+    """A new node names its pass, and the module whose nodes it replaces."""
+    model = case.graph()
+    old = {node.name for node in nodes(model)}
+    (home,) = {scope(node) for node in nodes(model)}
+    case.make()(model)
+    for node in nodes(model):
+        if node.name not in old:
+            assert node.metadata_props.get("surgery.pass") == case.cls.name, node
+            assert scope(node) == home, node
+
+
+def typed(case):
+    """What a rewrite makes at the top has dtype and shape; the next pass reads them."""
+    model = case.graph()
+    case.make()(model)
+    for node in model.graph:
+        if "surgery.pass" in node.metadata_props:
+            for value in node.outputs:
+                assert not value.uses() or value.dtype is not None, node
+                assert not value.uses() or value.shape is not None, node
+
+
+def valid(case):
+    """onnxruntime loads the graph, and onnx's checker has no complaint."""
+    model = case.graph()
+    case.make()(model)
+    Runner(model)
+    onnx.checker.check_model(onnx.load_from_string(inlined(model)))
+
+
+def structure_alone(case):
+    """A graph without any metadata of an exporter is rewritten alike."""
+    ops = []
+    for module in ("model.layers.0.part", None):
+        model = case.graph(module)
+        case.make()(model)
+        ops.append([(node.domain, node.op_type) for node in nodes(model)])
+        assert module or not any(SCOPES in node.metadata_props for node in nodes(model))
+    assert ops[0] == ops[1]
+
+
+PROMISES = (
+    documented,
+    sites_read_only,
+    count_is_sites,
+    idempotent,
+    nothing_leaks,
+    names_kept,
+    new_nodes_say_where_from,
+    typed,
+    valid,
+    structure_alone,
+)
+
+
 def test_one_pass_a_module():
     """A module, its pass's word on the command line, and its class have one name."""
     for name in MODULES.keys() - SHARED:
@@ -83,118 +237,162 @@ def test_one_pass_a_module():
         assert cls.__name__.lower() == name.replace("_", "")
 
 
-@pytest.mark.parametrize("cls", PASSES, ids=lambda cls: cls.name)
-def test_has_tests(cls):
+def test_every_pass_has_tests():
     """A new pass brings tests/passes/test_NAME.py with BEFORE, the smallest graph, and make()."""
-    assert cls in TESTED
+    missing = [f"tests/passes/test_{cls.name}.py" for cls in PASSES if cls not in TESTED]
+    assert not missing
 
 
-def test_docstring(case):
-    cls, _ = case
-    described = cls.describe()
-    assert all(described[field] for field in ("summary", *FIELDS))
-    assert described["summary"].endswith(".")
+@pytest.mark.parametrize("cls", TESTED, ids=lambda cls: cls.name)
+def test_promises(cls, tmp_path):
+    """All promises are tried; the error lists each one that is broken, with its own traceback."""
+    case, broken = case_of(cls, tmp_path), []
+    for promise in PROMISES:
+        try:
+            promise(case)
+        except Exception as e:
+            e.add_note(f"{cls.name} broke the promise {promise.__name__}: {promise.__doc__}")
+            broken.append(e)
+    if broken:
+        names = ", ".join(e.__notes__[-1].split(":")[0].split()[-1] for e in broken)
+        raise ExceptionGroup(f"{cls.name} broke {names}", broken)
 
 
-def test_sites_read_only(case, before):
-    data = ir.to_proto(before).SerializeToString(deterministic=True)
-    work = case[1].make()
-    first = work.sites(before)
-    assert first and work.sites(before) == first
-    work.near_misses(before)
-    assert ir.to_proto(before).SerializeToString(deterministic=True) == data
+class Undocumented(Silu):
+    """No field."""
 
 
-def test_count_is_sites(case, before):
-    work = case[1].make()
-    sites = work.sites(before)
-    result = work(before)
-    assert work.count == len(sites)
-    assert result.modified and result.model is before
+class Marks(Silu):
+    def sites(self, model):
+        model.graph[0].metadata_props["seen"] = "yes"
+        return super().sites(model)
 
 
-def test_idempotent(case, before):
-    case[1].make()(before)
-    text = view.text(before)
-    for work in (case[1].make(), case[1].make()):
-        assert work.sites(before) == []
-        assert not work(before).modified
-        assert work.count == 0
-        assert view.diff(text, view.text(before)) == ""
+class Miscounts(Silu):
+    def apply(self, model):
+        return super().apply(model) + 1
 
 
-def test_one_instance_twice(case, build):
-    """What an instance learnt of one graph must not leak into the next."""
-    work = case[1].make()
-    texts = []
-    for _ in range(2):
-        model = prepared(case, build)
-        work(model)
-        texts.append(view.text(model))
-    assert texts[0] == texts[1]
+class Again(Silu):
+    def apply(self, model):
+        return super().apply(model) or 1
 
 
-def test_names_kept(case, before):
-    """Inputs and outputs keep names and order, except those that the docstring speaks of."""
-    cls, module = case
-    doc = inspect.getdoc(cls)
+class Remembers(Silu):
+    done = False
 
-    def interface():
-        ends = (before.graph.inputs, before.graph.outputs)
-        return [[v.name for v in values if v.name not in doc] for values in ends]
+    def sites(self, model):
+        return [] if self.done else super().sites(model)
 
-    was, had = interface(), weights(before)
-    module.make()(before)
-    assert interface() == was
-    now = before.graph.initializers
-    for name in had - set(getattr(module, "CONSUMED", ())):
-        assert any(n == name or n.startswith(f"{name}.") for n in now), f"{name} is gone"
-    assert len({n.name for n in nodes(before)}) == len(nodes(before))
+    def apply(self, model):
+        count = 0 if self.done else super().apply(model)
+        self.done = True
+        return count
 
 
-def test_new_nodes_say_where_from(case, before):
-    cls, module = case
-    old = {node.name for node in nodes(before)}
-    (home,) = {scope(node) for node in nodes(before)}
-    module.make()(before)
-    for node in nodes(before):
-        if node.name not in old:
-            assert node.metadata_props["surgery.pass"] == cls.name, node
-            assert scope(node) == home, node
+class Renames(Silu):
+    def apply(self, model):
+        count = super().apply(model)
+        model.graph.outputs[0].name = "renamed"
+        return count
 
 
-def test_typed(case, before):
-    """What a rewrite makes at the top has a type; the next pass reads it."""
-    case[1].make()(before)
-    for node in before.graph:
-        if "surgery.pass" in node.metadata_props:
-            for value in node.outputs:
-                assert not value.uses() or value.dtype is not None, node
-                assert not value.uses() or value.shape is not None, node
+class Anonymous(Silu):
+    def apply(self, model):
+        count = super().apply(model)
+        for node in nodes(model):
+            node.metadata_props.pop("surgery.pass", None)
+        return count
 
 
-def test_valid(case, before, run_inlined):
-    case[1].make()(before)
-    data = run_inlined(before)
-    onnx.checker.check_model(onnx.load_from_string(data))
+class Untyped(Silu):
+    """One more node, whose value has no type."""
+
+    def apply(self, model):
+        count = super().apply(model)
+        out = model.graph.outputs[0]
+        last = out.producer()
+        inner = ir.Value(name="inner")
+        extra = ir.Node(last.domain, last.op_type, last.inputs, last.attributes.values(),
+                        outputs=[inner])  # fmt: skip
+        extra.metadata_props["surgery.pass"] = "silu"
+        model.graph.insert_before(last, extra)
+        last.replace_input_with(0, inner)
+        return count
 
 
-def test_structure_alone(case, build):
-    """A graph without any metadata of torch is rewritten alike."""
-    ops = []
-    for module in ("model.layers.0.part", None):
-        model = prepared(case, build, module=module)
-        case[1].make()(model)
-        ops.append([(node.domain, node.op_type) for node in nodes(model)])
-        assert module or not any(SCOPES in node.metadata_props for node in nodes(model))
-    assert ops[0] == ops[1]
+class Invalid(Silu):
+    def apply(self, model):
+        count = super().apply(model)
+        for node in nodes(model):
+            if node.op_type == "QuickGelu":
+                node.op_type = "SlowGelu"
+        return count
 
 
-def test_twice_is_the_same_text(case, build):
-    """Nothing in a rewrite depends on hashes or on the order of sets."""
-    texts = []
-    for _ in range(2):
-        model = prepared(case, build)
-        case[1].make()(model)
-        texts.append(ir.to_proto(model).SerializeToString(deterministic=True))
-    assert texts[0] == texts[1]
+class ByName(Silu):
+    def match(self, node, m):
+        m.check(SCOPES in node.metadata_props, "a module of torch", "none")
+        return super().match(node, m)
+
+
+LIARS = {
+    documented: Undocumented,
+    sites_read_only: Marks,
+    count_is_sites: Miscounts,
+    idempotent: Again,
+    nothing_leaks: Remembers,
+    names_kept: Renames,
+    new_nodes_say_where_from: Anonymous,
+    typed: Untyped,
+    valid: Invalid,
+    structure_alone: ByName,
+}
+"""For each promise, a pass that breaks it."""
+BREAKS = {documented: TypeError, valid: Fail}
+"""How that shows, where it is not an assertion that fails."""
+
+
+def test_a_broken_promise_is_noticed(tmp_path):
+    honest = case_of(Silu, tmp_path)
+    for promise in PROMISES:
+        liar = LIARS[promise]
+        with pytest.raises(BREAKS.get(promise, AssertionError)):
+            promise(Case(liar, liar, honest.consumed, honest.graph))
+
+
+def digests(folder):
+    """Each pass, and a hash of what it makes of its graph."""
+    lines = []
+    for cls in TESTED:
+        case = case_of(cls, folder)
+        model = case.graph()
+        case.make()(model)
+        lines.append(f"{cls.name} {hashlib.sha256(serialized(model)).hexdigest()}")
+    return lines
+
+
+def test_the_same_in_every_process(tmp_path):
+    """Nothing in a rewrite depends on the seed of Python's hashes or on the order of sets."""
+    code = "import sys, pathlib, test_contract as t\n" + (
+        "print(*t.digests(pathlib.Path(sys.argv[1])), sep='\\n')"
+    )
+    path = os.pathsep.join(map(str, (ROOT, ROOT / "tests", HERE)))
+    running = []
+    for seed in ("1", "77"):
+        (tmp_path / seed).mkdir()
+        running.append(
+            subprocess.Popen(
+                [sys.executable, "-c", code, str(tmp_path / seed)],
+                env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": path},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    printed = [process.communicate() for process in running]
+    for process, (_, err) in zip(running, printed, strict=True):
+        assert process.returncode == 0, err
+    one, two = (out.splitlines() for out, _ in printed)
+    assert len(one) == len(TESTED)
+    assert one == two

@@ -94,3 +94,13 @@ def test_end_of_the_table(build, run):
     with pytest.raises(Exception, match="bounds") as error:
         run(model, {"position": np.array([[ROWS]], np.int64)})
     assert type(error.value).__module__.startswith(ort.__name__)
+
+
+@pytest.mark.parametrize("width", [128, 256])
+def test_wide_heads(build, same_numbers, width):
+    """Head sizes of large models, whose frequencies are a constant of 256 or 512 bytes."""
+    numbers = ", ".join(f"{10000.0 ** (-2 * i / width):.8g}" for i in range(width // 2))
+    text = BEFORE.replace("S,4]", f"S,{width // 2}]")
+    text = text.replace("[1,1,4] frequencies = {1, 0.1, 0.01, 0.001}",
+                        f"[1,1,{width // 2}] frequencies = {{{numbers}}}")  # fmt: skip
+    same_numbers(make(), build(text), inputs(), rtol=0, atol=2e-7)

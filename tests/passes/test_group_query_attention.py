@@ -124,6 +124,31 @@ def test_numbers(build, same_numbers, rng):
     same_numbers(make(), build(BEFORE), inputs, rtol=2e-5, atol=2e-6)
 
 
+@pytest.mark.parametrize("width", [128, 256])
+def test_wide_heads(build, same_numbers, rng, width):
+    """Head sizes of large models; only the sizes of the graph differ."""
+    text = BEFORE.replace("past,16]", f"past,{width}]").replace("total,16]", f"total,{width}]")
+    text = text.replace("4, 16}", f"4, {width}}}").replace("2, 16}", f"2, {width}}}")
+    text = text.replace("0, 64}", f"0, {4 * width}}}")
+    text = text.replace("sequence,64]", f"sequence,{4 * width}]")
+    text = text.replace("sequence,32]", f"sequence,{2 * width}]")
+    model = build(text.replace("scale = 0.3", "scale = 0.05"))
+    cases = [wide_feeds(rng, width, *shape) for shape in ((1, 5, 0), (1, 1, 7), (2, 3, 0))]
+    same_numbers(make(), model, cases, rtol=2e-5, atol=1e-5)
+
+
+def wide_feeds(rng, width, b, s, p):
+    shapes = {
+        "q": (b, s, HEADS * width),
+        "k": (b, s, KV * width),
+        "v": (b, s, KV * width),
+        "past_key": (b, KV, p, width),
+        "past_value": (b, KV, p, width),
+    }
+    made = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    return made | {"attention_mask": np.ones((b, p + s), np.int64)}
+
+
 def test_right_padding(build, run, rng):
     """A prompt shorter than its row: what counts is equal, and the padding is never read."""
     mask = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 0, 0, 0, 0]], np.int64)

@@ -101,3 +101,17 @@ def test_uneven_split(build, untouched, split):
     if "outputs" in split:
         text = text.replace("float[8,3,8] y", "float[A,C,E] y")
     untouched(make(), build(text), "last axis" if "outputs" in split else "halves of 4")
+
+
+@pytest.mark.parametrize("width", [128, 256])
+def test_wide_heads(build, same_numbers, rng, width):
+    """Head sizes of large models."""
+    text = BEFORE.replace("P,3,8]", f"P,3,{width}]").replace("P,4]", f"P,{width // 2}]")
+    text = text.replace("half = {4}", f"half = {{{width // 2}}}")
+
+    def feeds(rows):
+        angles = rng.standard_normal((rows, width // 2)).astype(np.float32)
+        x = rng.standard_normal((rows, 3, width)).astype(np.float32)
+        return {"x": x, "c": np.cos(angles), "s": np.sin(angles)}
+
+    same_numbers(make(), build(text), [feeds(rows) for rows in (1, 7)], rtol=0, atol=1e-6)

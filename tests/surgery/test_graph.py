@@ -66,8 +66,6 @@ def test_drawings_are_the_same_in_every_process(raw: Path) -> None:
     assert len(drawings) == 1
 
 
-def test_every_name_of_the_library_loads() -> None:
-    for name in surgery.__all__:
-        assert getattr(surgery, name) is not None
+def test_a_name_that_the_library_has_not() -> None:
     with pytest.raises(AttributeError):
         _ = surgery.nothing

@@ -26,7 +26,7 @@ from surgery.watch.shorten import cut_logits, shortened
 def figures(
     raw: Path, capsys: pytest.CaptureFixture[str], *words: str
 ) -> dict[tuple[str, str], dict[str, Any]]:
-    """The verification of each pass of a run; the later one of two."""
+    """The check of each pass of a run; of a pass that runs twice, the later one."""
     chosen = [] if "--graph" in words else ["--graph", "decoder"]
     assert main(["-i", str(raw), "--check-steps", "--json", "--quiet", *chosen, *words]) == 0
     passes = json.loads(capsys.readouterr().out)["passes"]
@@ -87,7 +87,7 @@ BROKEN: Recipe = (*RECIPES["decoder"][:2], Step(Broken))
 def test_the_first_wrong_pass_stops_the_run(facts: Facts, tmp_path: Path) -> None:
     model = loading.load(facts.raw / "decoder.onnx", facts.weights)
     watch = CheckSteps(tmp_path / "repro")
-    with pytest.raises(StepError, match=r"broken: \S+ of the decoder graph is off by"):
+    with pytest.raises(StepError, match=r"broken: \S+ of the decoder graph differs by"):
         list(runner.watched("decoder", model, BROKEN, facts, watchers=[watch]))
     watch.end()
     folder = tmp_path / "repro" / "decoder-broken"

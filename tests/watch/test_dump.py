@@ -71,7 +71,7 @@ def test_a_directory_with_something_else_is_left_alone(
     (steps / "mine").write_text("")
     words = ["-i", str(raw), "-o", str(tmp_path / "package"), "--dump", str(steps)]
     assert main(words) == 2
-    assert "not empty and no earlier dump" in capsys.readouterr().err
+    assert "not empty and not an earlier dump" in capsys.readouterr().err
 
 
 def test_the_package_is_the_same_with_and_without(raw: Path, tmp_path: Path) -> None:

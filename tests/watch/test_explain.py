@@ -37,10 +37,10 @@ def test_a_pass_that_runs_twice_is_shown_twice(facts: Facts) -> None:
     ("words", "line"),
     [
         (["rotry"], "no such name; did you mean rotary?"),
-        (["half"], "half: no step of a run with these options."),
+        (["half"], "half: this pass does not run with these options."),
         (
             ["group_query_attention", "--graph", "vision"],
-            "group_query_attention: no pass of the vision graph.",
+            "group_query_attention: the recipe of the vision graph does not contain this pass.",
         ),
     ],
 )

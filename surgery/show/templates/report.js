@@ -41,7 +41,7 @@ function search(words) {
   if (list.hidden) return;
   const hits = find(words);
   const note = document.createElement("p");
-  note.textContent = hits.length ? `${hits.length === 200 ? "the first 200" : hits.length} changed nodes` : "no pass changed a node of that name";
+  note.textContent = hits.length ? `${hits.length === 200 ? "the first 200" : hits.length} changed nodes` : "no pass changed a node or module of that name";
   list.append(note);
   for (const hit of hits) {
     const row = document.createElement("button");
