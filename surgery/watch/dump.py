@@ -29,7 +29,7 @@ from surgery.watch.results import data
 from surgery.watch.store import Store, Weights
 
 RUN = "run.json"
-"""File with the records of a run. It names the writer, so a new dump may overwrite the directory."""
+"""File with the records of a run. It names the writer, so that a new dump may replace this one."""
 FILES = re.compile(r"\d\d_\w+\.(txt|onnx)|weights\.data")
 """Names of the files in a graph's folder, beside links to shards."""
 
