@@ -1,14 +1,10 @@
-"""The console of every command: progress, errors in one line, and exit codes.
+"""The console of every command: progress, and errors in one line.
 
-The console is one object for the whole process. `--quiet` and `run` change its state and the signal
-handlers, so commands that run in two threads affect each other.
+The console is one object for the whole process, so commands that run in two threads affect each
+other.
 """
 
 from __future__ import annotations
-
-import signal
-import sys
-from collections.abc import Callable
 
 from rich.console import Console
 from rich.markup import escape
@@ -23,7 +19,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from surgery.base.errors import UserError
+from surgery.base.errors import UserError, plain
 
 console = Console(stderr=True, highlight=False)
 """Prints progress and messages to standard error. Results go to standard output."""
@@ -50,25 +46,4 @@ def progress(in_bytes: bool = False) -> Progress:
 
 def complain(error: UserError) -> None:
     """Print an error as one line on standard error."""
-    line = escape(" ".join(str(error).split()))
-    console.print(f"[bold red]error[/]: {line}", soft_wrap=True)
-
-
-def run(command: Callable[[], int | None]) -> int:
-    """Run a command and return its exit code.
-
-    A `UserError` is printed as one line and gives exit code 2. Ctrl-C and SIGTERM give 130, a
-    closed pipe gives 141. The handler for SIGTERM is set for the whole process.
-    """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        return command() or 0
-    except UserError as e:
-        complain(e)
-        return 2
-    except KeyboardInterrupt:
-        console.print("interrupted; nothing was written")
-        return 130
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 141
+    console.print(f"[bold red]error[/]: {escape(plain(str(error)))}", soft_wrap=True)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import onnx_ir as ir
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
+from surgery.base import manifest
 from surgery.base.console import console, progress
-from surgery.base.errors import OutputError
 from surgery.base.staging import check_free, staged
 from surgery.calibrate.plan import Plan
 from surgery.engine import loading, runner
@@ -30,6 +30,9 @@ from surgery.passes import MatMulNBits
 
 QUANTIZATION = "quantization.json"
 """Format, size and loss of each quantized weight."""
+
+LIBRARIES = ("numpy", "onnx-ir", "onnxscript", "onnxruntime")
+"""Whose versions shape a package."""
 
 
 def build(
@@ -61,12 +64,9 @@ def build(
     options = options or Options()
     provider = options.execution_provider
     output = Path(output or f"build/{provider}-{options.text_precision}")
-    if output.resolve() == Path(raw).resolve():
-        raise OutputError(
-            f"{output}: is the raw export itself, which is the input. Choose another output."
-        )
-    check_free(output, force)
+    check_free(output, force, [Path(raw)])
     facts = Facts.load(Path(raw), options)
+    inputs = facts.raw, facts.checkpoint, facts.weights
     facts.check_unchanged()
     told = check_configurations(facts)
     if facts.quantized and PRESETS[options.preset].calibrated:
@@ -80,7 +80,12 @@ def build(
 
     models = operate(facts, watchers=watchers, tell=hear)
     facts = replace(facts, plan=plans[0] if plans else None)
-    with staged(output, force) as stage:
+    about = {
+        "kind": "package",
+        "versions": manifest.versions(LIBRARIES),
+        "options": asdict(options),
+    }
+    with staged(output, force, about, inputs) as stage:
         names = filenames(facts)
         layout = write({names[part]: model for part, model in models.items()}, stage, facts)
     total = sum(layout.sizes.values())
