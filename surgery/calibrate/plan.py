@@ -84,12 +84,22 @@ class Plan:
             return None
         return self.store.source(name, format, n, k, self.scales)
 
+    @property
+    def loss(self) -> float:
+        """What all weights are estimated to cost together; losses are taken to add up."""
+        return sum(row.loss for row in self.rows)
+
+    def share(self, row: Row) -> float:
+        """A weight's share of the loss, 0 to 1."""
+        return row.loss / self.loss if self.loss else 0.0
+
     def data(self) -> dict[str, Any]:
         """As plain data."""
         return {
             "bits": round(self.bits, 4),
             "measured": self.measured,
-            "weights": [asdict(row) for row in self.rows],
+            "loss": self.loss,
+            "weights": [asdict(row) | {"share": self.share(row)} for row in self.rows],
         }
 
 
