@@ -158,8 +158,10 @@ def keep(one: Measured, work: Work) -> None:
         candidate.blocks = None
 
 
-def decide(work: Work, measured: Sequence[Measured], bits: float, keep: str | None) -> Plan:
-    """Spend a budget of bits by what was measured.
+def decide(
+    work: Work, measured: Sequence[Measured], bits: float, keep: str | None, strict: bool = True
+) -> Plan:
+    """Spend a budget of bits by what was measured; the arguments are those of `plan.choose`.
 
     Raises:
         UserError: the budget is below the smallest formats, or `keep` is no regular expression.
@@ -173,7 +175,7 @@ def decide(work: Work, measured: Sequence[Measured], bits: float, keep: str | No
             quant.Choice(form, candidate.nbytes, scale * candidate.error)
             for form, candidate in one.candidates.items()
         ]
-    chosen = plans.choose(sizes, offers, bits, keep)
+    chosen = plans.choose(sizes, offers, bits, keep, strict)
     rows = []
     for one in measured:
         choice = chosen[one.name]

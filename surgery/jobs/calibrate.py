@@ -68,7 +68,7 @@ def calibrated(facts: Facts, build: Build, folder: Path = FOLDER, tokens: int = 
         console.print(f"calibration taken from {work.folder}", soft_wrap=True, markup=False)
     else:
         measured = run(work, facts, build, tokens)
-    return job.decide(work, measured, facts.bits, facts.options.keep)
+    return job.decide(work, measured, facts.bits, facts.options.keep, facts.strict)
 
 
 def prepared(facts: Facts, folder: Path, tokens: int) -> job.Work:
