@@ -25,11 +25,12 @@ console = Console(stderr=True, highlight=False)
 """Prints progress and messages to standard error. Results go to standard output."""
 
 
-def progress(in_bytes: bool = False) -> Progress:
+def progress(in_bytes: bool = False, period: float = 30.0) -> Progress:
     """Return a progress display with the time left. It prints only on a terminal.
 
     Args:
         in_bytes: whether steps are bytes, to be shown as sizes and a speed.
+        period: seconds whose steps tell the time left; it has to hold a few steps.
     """
     amount = (DownloadColumn(), TransferSpeedColumn()) if in_bytes else (MofNCompleteColumn(),)
     return Progress(
@@ -39,6 +40,7 @@ def progress(in_bytes: bool = False) -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=console,
+        speed_estimate_period=period,
         disable=not console.is_terminal,
         transient=True,
     )

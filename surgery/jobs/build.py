@@ -20,6 +20,7 @@ from surgery.engine.facts import Facts
 from surgery.engine.options import PRESETS, Options
 from surgery.engine.recipes.qwen_vl import RECIPES
 from surgery.engine.selection import EVERYTHING, Selection
+from surgery.jobs import quantization
 from surgery.jobs.calibrate import calibrated
 from surgery.package.card import model_card
 from surgery.package.external_data import Layout, write_graphs
@@ -69,8 +70,7 @@ def build(
     inputs = facts.raw, facts.checkpoint, facts.weights
     facts.check_unchanged()
     told = check_configurations(facts)
-    if facts.quantized and PRESETS[options.preset].calibrated:
-        facts = replace(facts, plan=calibrated(facts, rounded))
+    facts = planned(facts)
     plans: list[Plan] = []
 
     def hear(record: runner.Record, words: str) -> None:
@@ -89,6 +89,9 @@ def build(
         names = filenames(facts)
         layout = write({names[part]: model for part, model in models.items()}, stage, facts)
     total = sum(layout.sizes.values())
+    if facts.plan is not None and facts.plan.measured:
+        for part in quantization.summary(facts.plan, models.values()):
+            console.print(part, soft_wrap=isinstance(part, str))
     console.print(f"wrote {output}: {total / 1e6:,.1f} MB of weights in {len(layout.sizes)} files")
     if told:
         console.print(told, soft_wrap=True, markup=False)
@@ -96,10 +99,17 @@ def build(
     return output
 
 
+def planned(facts: Facts) -> Facts:
+    """The facts with the plan of a calibration, where the preset wants one."""
+    if not (facts.quantized and PRESETS[facts.options.preset].calibrated):
+        return facts
+    return replace(facts, plan=calibrated(facts, rounded))
+
+
 def rounded(facts: Facts, folder: Path) -> None:
     """Write a package without a word into a new directory."""
     models = operate(facts, tell=lambda record, words: None)
-    folder.mkdir()
+    folder.mkdir(parents=True)
     names = filenames(facts)
     write({names[part]: model for part, model in models.items()}, folder, facts)
 
@@ -183,7 +193,8 @@ def write(models: dict[str, ir.Model], folder: Path, facts: Facts) -> Layout:
     dump(genai_config(facts), folder / "genai_config.json")
     dump(processor_config(facts), folder / PROCESSOR)
     if facts.plan is not None:
-        dump(facts.plan.data(), folder / QUANTIZATION)
+        unplanned = quantization.rest(models.values(), facts.plan)
+        dump(facts.plan.data() | {"rounded": unplanned}, folder / QUANTIZATION)
     with progress(in_bytes=True) as bar:
         task = bar.add_task("weights", total=None)
         layout = write_graphs(
