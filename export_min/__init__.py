@@ -6,6 +6,9 @@ export("Qwen/Qwen3-VL-4B-Instruct", "build/raw")
 
 from __future__ import annotations
 
+from surgery.base import early  # noqa: F401  before anything that takes time
+
+# isort: split
 import contextlib
 import gc
 import json
@@ -19,6 +22,7 @@ import onnx_ir as ir
 from export_min import families
 from export_min.aside import meanwhile
 from export_min.checkpoint import Checkpoint, open_checkpoint
+from surgery.base import manifest
 from surgery.base.console import console, progress
 from surgery.base.errors import CheckpointError
 from surgery.base.staging import check_free, staged
@@ -61,11 +65,14 @@ def export(
     check_free(output, force)
     source = open_checkpoint(checkpoint, cache_dir, revision)
     source.check_tokenizer()
+    inputs = source.path, *source.shards
+    check_free(output, force, inputs)
+    about = {"kind": "export", "versions": manifest.versions(LIBRARIES), "options": {}}
     # With two cores, this process traces the decoder while another one traces the other two graphs.
     # Both take about the same time.
     apart = GRAPHS[:2] if (os.cpu_count() or 1) > 1 else ()
     here = [name for name in GRAPHS if name not in apart]
-    with progress() as bar, staged(output, force) as stage:
+    with progress() as bar, staged(output, force, about, inputs) as stage:
         bar.add_task("export", total=None)
         with meanwhile(source, stage, apart) if apart else contextlib.nullcontext():
             write_graphs(source, stage, here)

@@ -11,7 +11,7 @@ import argparse
 import sys
 
 from surgery.base.arguments import add_hub
-from surgery.base.console import run
+from surgery.base.guard import run
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -6,11 +6,14 @@ command is a module of `surgery.commands` with `configure(parser)` and `main(arg
 
 from __future__ import annotations
 
+from surgery.base import early  # noqa: F401  before anything that takes time
+
+# isort: split
 import argparse
 import importlib
 import sys
 
-from surgery.base.console import run
+from surgery.base.guard import run
 
 COMMANDS = {
     "build": "build a package from raw graphs (the default)",
@@ -26,6 +29,11 @@ COMMANDS = {
 def main(argv: list[str] | None = None) -> int:
     """Parse the command line and run a command; return the exit code."""
     words = sys.argv[1:] if argv is None else argv
+    return run(lambda: command_line(words))
+
+
+def command_line(words: list[str]) -> int:
+    """Parse the command line and run a command. Errors come through."""
     named = bool(words) and words[0] in COMMANDS
     foreign = any(word.partition("=")[0] == "--recipe" for word in words)
     command = words[0] if named else "apply" if foreign else "build"
@@ -41,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     module.configure(parser)
     # intermixed, because "chat DIR --image PATH PROMPT" has an option between two positional words
     args = parser.parse_intermixed_args(words[1:] if named else words)
-    return run(lambda: module.main(args))
+    return int(module.main(args))
 
 
 if __name__ == "__main__":

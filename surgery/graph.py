@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx_ir as ir
 
+from surgery.base import manifest
 from surgery.base.errors import UserError
 from surgery.base.staging import check_free, staged
 from surgery.engine.facts import Facts
 from surgery.engine.loading import load_any
 from surgery.engine.options import Options
-from surgery.jobs.apply import RECORD
-from surgery.package.external_data import write_graphs
+from surgery.jobs.apply import LIBRARIES
+from surgery.package.external_data import files_read, write_graphs
 from surgery.rewrite import view
 from surgery.rewrite.contract import Pass, PreconditionError
 from surgery.rewrite.copies import copied
@@ -107,16 +107,25 @@ class Graph:
             The path of the ONNX file.
 
         Raises:
-            OutputError: the folder is not empty, or cannot be written.
+            OutputError: the folder is not empty, holds weights of this graph, or cannot be
+                written.
+            UserError: the name is no file name.
         """
         folder = Path(folder)
         name = name or f"{self.model.graph.name or 'model'}.onnx"
-        check_free(folder, force)
+        if Path(name).name != name:
+            raise UserError(f"{name}: must be a file name, without folders.")
+        inputs = files_read(self.model)
+        check_free(folder, force, inputs)
         ran = [{"pass": outcome.name, "sites": outcome.sites} for outcome in self.outcomes]
-        with staged(folder, force) as stage:
+        about = {
+            "kind": "graphs",
+            "versions": manifest.versions(LIBRARIES),
+            "options": {},
+            "graphs": {name: ran},
+        }
+        with staged(folder, force, about, inputs) as stage:
             write_graphs({name: copied(self.model)}, stage)
-            text = json.dumps({"graphs": {name: ran}}, indent=2) + "\n"
-            (stage / RECORD).write_text(text, encoding="utf-8")
         return folder / name
 
     def text(self, module: str = "") -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from PIL import Image
 
 from surgery.base.errors import CheckpointError, OutputError, PackageError, UserError
 from surgery.base.pictures import png
+from surgery.base.processes import ending
 
 KINDS = {kind.__name__: kind for kind in (UserError, OutputError, PackageError, CheckpointError)}
 """Errors that the other process may name."""
@@ -253,12 +253,3 @@ def written(path: Path) -> Iterator[None]:
         yield
     except OSError as e:
         raise OutputError(f"{path}: cannot be written: {e.strerror or e}.") from e
-
-
-def ending(code: int) -> str:
-    """An exit code in words; negative ones are signals."""
-    if code >= 0:
-        return f"ended with exit code {code}"
-    name = signal.Signals(-code).name
-    hint = ", which the system does where memory runs out" if name == "SIGKILL" else ""
-    return f"was ended by {name}{hint}"

@@ -1,14 +1,10 @@
-"""The console of every command: progress, errors in one line, and exit codes.
+"""The console of every command: progress, and errors in one line.
 
-The console is one object for the whole process. `--quiet` and `run` change its state and the signal
-handlers, so commands that run in two threads affect each other.
+The console is one object for the whole process, so commands that run in two threads affect each
+other.
 """
 
 from __future__ import annotations
-
-import signal
-import sys
-from collections.abc import Callable
 
 from rich.console import Console
 from rich.markup import escape
@@ -23,17 +19,18 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from surgery.base.errors import UserError
+from surgery.base.errors import UserError, plain
 
 console = Console(stderr=True, highlight=False)
 """Prints progress and messages to standard error. Results go to standard output."""
 
 
-def progress(in_bytes: bool = False) -> Progress:
+def progress(in_bytes: bool = False, period: float = 30.0) -> Progress:
     """Return a progress display with the time left. It prints only on a terminal.
 
     Args:
         in_bytes: whether steps are bytes, to be shown as sizes and a speed.
+        period: seconds whose steps tell the time left; it has to hold a few steps.
     """
     amount = (DownloadColumn(), TransferSpeedColumn()) if in_bytes else (MofNCompleteColumn(),)
     return Progress(
@@ -43,6 +40,7 @@ def progress(in_bytes: bool = False) -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=console,
+        speed_estimate_period=period,
         disable=not console.is_terminal,
         transient=True,
     )
@@ -50,25 +48,4 @@ def progress(in_bytes: bool = False) -> Progress:
 
 def complain(error: UserError) -> None:
     """Print an error as one line on standard error."""
-    line = escape(" ".join(str(error).split()))
-    console.print(f"[bold red]error[/]: {line}", soft_wrap=True)
-
-
-def run(command: Callable[[], int | None]) -> int:
-    """Run a command and return its exit code.
-
-    A `UserError` is printed as one line and gives exit code 2. Ctrl-C and SIGTERM give 130, a
-    closed pipe gives 141. The handler for SIGTERM is set for the whole process.
-    """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        return command() or 0
-    except UserError as e:
-        complain(e)
-        return 2
-    except KeyboardInterrupt:
-        console.print("interrupted; nothing was written")
-        return 130
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 141
+    console.print(f"[bold red]error[/]: {escape(plain(str(error)))}", soft_wrap=True)

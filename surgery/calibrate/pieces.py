@@ -21,6 +21,9 @@ from surgery.match.products import Product, product_of
 
 Array = npt.NDArray[Any]
 
+LARGE = 1 << 16
+"""Bytes of a constant from which on it is fed to a session instead of written into its graph."""
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -30,7 +33,7 @@ class Piece:
         graph: the whole graph.
         enters: the activation that comes in; None for the first piece.
         leaves: the activation that goes out.
-        products: in the order in which they run.
+        products: in the order in which they run, but for those whose weights stay as they are.
     """
 
     graph: ir.Graph
@@ -54,19 +57,61 @@ class Piece:
         return self.leaves.name or ""
 
     @cached_property
+    def constants(self) -> dict[str, ir.TensorProtocol]:
+        """Large initializers of the graph by name, but for the weights of the products."""
+        weights = {product.name for product in self.products}
+        return {
+            name: value.const_value
+            for name, value in self.graph.initializers.items()
+            if value.const_value is not None
+            and name not in weights
+            and value.const_value.dtype != ir.DataType.BFLOAT16  # NumPy has none to feed
+            and value.const_value.nbytes >= LARGE
+        }
+
+    @cached_property
+    def ports(self) -> tuple[frozenset[str], frozenset[str]]:
+        """Names of the inputs and outputs of the session."""
+        session = self.session
+        return (
+            frozenset(port.name for port in session.get_inputs()),
+            frozenset(port.name for port in session.get_outputs()),
+        )
+
+    @cached_property
+    def fixed(self) -> dict[str, Array]:
+        """The large constants that the session reads."""
+        return {
+            name: np.ascontiguousarray(tensor.numpy())
+            for name, tensor in self.constants.items()
+            if name in self.ports[0]
+        }
+
+    def release(self) -> None:
+        """Let go of the session and of all constants."""
+        for name in ("session", "fixed"):
+            vars(self).pop(name, None)
+
+    @cached_property
     def session(self) -> ort.InferenceSession:
-        """The piece in onnxruntime; weights of products are inputs, as they lie in the graph."""
+        """The piece in onnxruntime; weights and other large constants are inputs.
+
+        A graph that held them would copy them twice, and may not be larger than 2 GB.
+        """
         values = {value.name: value for node in self.graph for value in node.outputs}
         wanted = dict.fromkeys((self.leaving, *self.observed))
         outputs = [values[name] for name in wanted if name != self.entering and name in values]
         inputs = [value for value in self.graph.inputs if self.enters is not value]
         inputs += [self.enters] if self.enters is not None else []
         part = ir.convenience.extract(self.graph, inputs=inputs, outputs=outputs)
-        for product in self.products:
-            value = part.initializers.pop(product.name)
-            value.const_value = None
-            value.type = ir.TensorType(ir.DataType.FLOAT)
-            part.inputs.append(value)
+        fed = {product.name: ir.DataType.FLOAT for product in self.products}
+        fed |= {name: ir.DataType(tensor.dtype) for name, tensor in self.constants.items()}
+        for name, dtype in fed.items():
+            if name in part.initializers:
+                value = part.initializers.pop(name)
+                value.const_value = None
+                value.type = ir.TensorType(dtype)
+                part.inputs.append(value)
         for value in list(part.inputs):
             if not value.uses() and not value.is_graph_output():
                 part.inputs.remove(value)
@@ -99,26 +144,21 @@ class Piece:
         for product in self.products:
             if product.turned:
                 given[product.name] = given[product.name].T
-        every = {**feeds, **given}
-        read = {port.name for port in self.session.get_inputs()}
-        made = {port.name for port in self.session.get_outputs()}
+        every = {**feeds, **given, **self.fixed}
+        read, made = self.ports
         names = [name for name in wanted if name in made]
-        found = dict(
-            zip(
-                names,
-                self.session.run(names, {k: v for k, v in every.items() if k in read}),
-                strict=True,
-            )
-        )
+        results = self.session.run(names, {k: v for k, v in every.items() if k in read})
+        found = dict(zip(names, results, strict=True))
         return [found[name] if name in found else every[name] for name in wanted]
 
 
-def cut(model: ir.Model, last: ir.Value) -> Iterator[Piece]:
+def cut(model: ir.Model, last: ir.Value, skip: frozenset[str] = frozenset()) -> Iterator[Piece]:
     """The pieces of a graph up to a value, in order.
 
     Args:
         model: a graph in topological order.
         last: the value that the last piece makes, such as the input of the head.
+        skip: weights that stay as they are, such as those of routers.
     """
     graph = model.graph
     order = {node: place for place, node in enumerate(graph)}
@@ -140,7 +180,7 @@ def cut(model: ir.Model, last: ir.Value) -> Iterator[Piece]:
         if place > end:
             break
         found = product_of(node)
-        if found is not None:
+        if found is not None and found.name not in skip:
             products.append(found)
         alive.update({v: until[v] for v in node.outputs if v in until})
         alive = {value: stop for value, stop in alive.items() if stop > place}

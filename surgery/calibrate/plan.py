@@ -84,12 +84,22 @@ class Plan:
             return None
         return self.store.source(name, format, n, k, self.scales)
 
+    @property
+    def loss(self) -> float:
+        """What all weights are estimated to cost together; losses are taken to add up."""
+        return sum(row.loss for row in self.rows)
+
+    def share(self, row: Row) -> float:
+        """A weight's share of the loss, 0 to 1."""
+        return row.loss / self.loss if self.loss else 0.0
+
     def data(self) -> dict[str, Any]:
         """As plain data."""
         return {
             "bits": round(self.bits, 4),
             "measured": self.measured,
-            "weights": [asdict(row) for row in self.rows],
+            "loss": self.loss,
+            "weights": [asdict(row) | {"share": self.share(row)} for row in self.rows],
         }
 
 
@@ -98,8 +108,17 @@ def choose(
     offers: Mapping[str, Sequence[quant.Choice]],
     bits: float,
     keep: str | None,
+    strict: bool = True,
 ) -> dict[str, quant.Choice]:
     """Spend a budget on weights; those that match `keep` stay in float and do not count.
+
+    Args:
+        sizes: N and K by weight.
+        offers: formats of each weight, with bytes and loss.
+        bits: the budget, bits for each weight.
+        keep: a regular expression.
+        strict: whether a budget below the smallest formats is an error; otherwise each weight has
+            its smallest.
 
     Raises:
         UserError: the budget is below the smallest formats, or the pattern is no regular
@@ -112,6 +131,10 @@ def choose(
     kept = {name for name in sizes if pattern is not None and pattern.search(name)}
     offered = {name: offers[name] for name in sizes if name not in kept}
     weights = {name: n * k for name, (n, k) in sizes.items()}
+    total = sum(weights[name] for name in offered)
+    if offered and not strict:
+        least = sum(min(choice.nbytes for choice in found) for found in offered.values())
+        bits = max(bits, 8 * least / total)
     try:
         spent = quant.spend(offered, weights, bits)
     except ValueError as e:
@@ -134,10 +157,23 @@ def from_structure(
     scales: ir.DataType = ir.DataType.FLOAT,
     symmetric: bool = False,
     block: int = 128,
+    strict: bool = True,
 ) -> Plan:
     """A plan without a forward pass: losses are those that roles cost on another model.
 
     Weights of the first three layers and of the last one count double, as they did there.
+
+    Args:
+        products: with the weights to choose formats for, in the order of the graph.
+        bits: the budget, bits for each weight.
+        keep: pattern of weights that stay in float.
+        scales: dtype of scales.
+        symmetric: whether 4-bit blocks go without zero points.
+        block: most 4-bit weights that share a scale.
+        strict: as in `choose`.
+
+    Raises:
+        UserError: as `choose`.
     """
     sizes, offers = {}, {}
     for place, product in enumerate(products):
@@ -150,7 +186,7 @@ def from_structure(
             quant.Choice(base, base.nbytes(n, k, scales.numpy()), loss),
             quant.Choice(EIGHT, EIGHT.nbytes(n, k, scales.numpy()), loss / 256),
         ]
-    chosen = choose(sizes, offers, bits, keep)
+    chosen = choose(sizes, offers, bits, keep, strict)
     rows = tuple(row(name, sizes[name], chosen[name]) for name in sizes)
     formats = {name: choice.format for name, choice in chosen.items()}
     return Plan(formats, rows, total_bits(sizes, chosen))

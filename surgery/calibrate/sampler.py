@@ -7,8 +7,9 @@ a picture's tokens never come up in text.
 
 from __future__ import annotations
 
+import gc
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from surgery.calibrate.positions import positions
 
 TEXTS = ("What is in this picture?", "Describe this picture in detail.")
 """What is asked about a picture, in turn."""
+USER = "<|im_start|>user\n"
+"""How a user's turn starts."""
 ROWS = 8
 """Rows that are sampled together: their cache has to fit in memory."""
 
@@ -56,9 +59,20 @@ class Sampler:
         self.seed = seed
         self.config = json.loads((package / "genai_config.json").read_text(encoding="utf-8"))
         self.model = self.config["model"]
-        self.runtime = Runtime(package)
+        self.runtime: Runtime | None = Runtime(package)
+        self.user = [int(token) for token in self.runtime.tokenizer.encode(USER)]
         self.embedding = self.session("embedding")
         self.width = self.embedding.get_inputs()[1].shape[1]
+
+    def release(self) -> None:
+        """Let go of the runtime, which holds all graphs; text needs it no longer."""
+        self.runtime = None
+        gc.collect()
+
+    @property
+    def marks(self) -> list[int]:
+        """Tokens that stand for pictures and videos: nothing may be drawn that has no features."""
+        return [self.model[key] for key in ("image_token_id", "video_token_id")]
 
     def session(self, part: str) -> ort.InferenceSession:
         """A graph of the package on the CPU."""
@@ -86,21 +100,23 @@ class Sampler:
         """Features of no picture."""
         return np.zeros((0, self.width), np.float32)
 
-    def text(self, rows: int, length: int) -> Iterator[Tokens]:
+    def text(
+        self, rows: int, length: int, tell: Callable[[int], None] = lambda more: None
+    ) -> Iterator[Tokens]:
         """Rows of text that the model writes at temperature 1.
 
         Args:
             rows: how many, half of them from the start of a document, half from a user's turn.
             length: tokens of a row.
+            tell: called with the number of tokens that each step adds.
         """
         decoder = Decoding(self)
-        encode = self.runtime.tokenizer.encode
-        user = [int(token) for token in encode("<|im_start|>user\n")]
         start = [int(self.model["bos_token_id"])]
-        for first in range(0, rows, ROWS):
-            count = min(ROWS, rows - first)
-            prompt = start if (first // ROWS) % 2 == 0 else user
-            ids = decoder.write(np.tile(np.array(prompt, np.int64), (count, 1)), length)
+        together = min(ROWS, -(-rows // 2))
+        for first in range(0, rows, together):
+            count = min(together, rows - first)
+            prompt = start if (first // together) % 2 == 0 else self.user
+            ids = decoder.write(np.tile(np.array(prompt, np.int64), (count, 1)), length, tell)
             places = np.broadcast_to(np.arange(length), (3, count, length)).astype(np.int64)
             yield Tokens(ids, self.nothing(), places)
 
@@ -111,26 +127,32 @@ class Sampler:
             count: how many.
             steps: most tokens of an answer.
         """
+        runtime = self.runtime
+        assert runtime is not None, "pictures come before release"
+        vision = self.session("vision")
         folder = DEMO / "images"
         files = sorted(folder.glob("*.png"))
         files += sorted((DEMO / "questions" / "images").glob("*.png"))
         for i, file in enumerate(files[:count]):
-            picture = self.runtime.sizing.apply(open_picture(file))
-            prompt = self.runtime.prompt(self.runtime.ask(TEXTS[i % len(TEXTS)], 1), [picture])
+            picture = runtime.sizing.apply(open_picture(file))
+            prompt = runtime.prompt(runtime.ask(TEXTS[i % len(TEXTS)], 1), [picture])
             options = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0,
                        "random_seed": self.seed + i}  # fmt: skip
-            yield self.answered(prompt, list(self.runtime.generate(prompt, steps, options)))
+            answer = list(runtime.generate(prompt, steps, options))
+            stop = next((i for i, token in enumerate(answer) if token in self.marks), len(answer))
+            yield self.answered(vision, prompt, answer[:stop])
 
-    def answered(self, prompt: Prompt, answer: Sequence[int]) -> Tokens:
+    def answered(
+        self, vision: ort.InferenceSession, prompt: Prompt, answer: Sequence[int]
+    ) -> Tokens:
         """A prompt with its answer as one row."""
-        ids = np.concatenate([prompt.ids, answer]).astype(np.int64)
+        ids = np.concatenate([prompt.ids, np.array(answer, np.int64)]).astype(np.int64)
         image, merge = self.model["image_token_id"], self.model["vision"]["spatial_merge_size"]
         features, grids = self.nothing(), []
         if (ids == image).any():
             pixels = np.array(prompt.tensors["pixel_values"].as_numpy())
             grid = np.array(prompt.tensors["image_grid_thw"].as_numpy()).reshape(-1, 3)
             pixels = pixels.reshape(-1, pixels.shape[-1]).astype(np.float32)
-            vision = self.session("vision")
             features = vision.run(
                 ["image_features"], {"pixel_values": pixels, "image_grid_thw": grid}
             )[0]
@@ -147,7 +169,9 @@ class Decoding:
         self.session = sampler.session("decoder")
         self.inputs = {port.name: port for port in self.session.get_inputs()}
 
-    def write(self, prompt: npt.NDArray[np.int64], length: int) -> npt.NDArray[np.int64]:
+    def write(
+        self, prompt: npt.NDArray[np.int64], length: int, tell: Callable[[int], None]
+    ) -> npt.NDArray[np.int64]:
         """Rows that start with a prompt [B, P] and go on to `length` tokens, [B, length]."""
         rows, known = prompt.shape
         ids = np.empty((rows, length), np.int64)
@@ -158,6 +182,7 @@ class Decoding:
             logits = self.step(ids[:, done:known], done, cache)
             ids[:, known] = self.draw(logits)
             done, known = known, known + 1
+            tell(rows)
         return ids
 
     def cache(self, rows: int, length: int) -> dict[str, ort.OrtValue]:
@@ -191,5 +216,7 @@ class Decoding:
 
     def draw(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
         """A token for each row, at temperature 1."""
+        logits = logits.copy()
+        logits[:, self.sampler.marks] = -np.inf
         noise = self.sampler.rng.gumbel(size=logits.shape)
         return np.asarray((logits + noise).argmax(-1), np.int64)

@@ -41,6 +41,11 @@ class Store:
             os.fsync(file.fileno())
         partial.replace(self.file(name))
 
+    def holds(self, name: str, nbytes: int) -> bool:
+        """Whether a weight of this many bytes is there in full."""
+        file = self.file(name)
+        return file.is_file() and file.stat().st_size == nbytes
+
     def source(
         self, name: str, format: quant.BlockFormat, n: int, k: int, scales: ir.DataType
     ) -> Prepared:

@@ -8,7 +8,7 @@ piece's output. Both use forward runs only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +16,9 @@ import numpy.typing as npt
 
 import quant
 from surgery.calibrate.pieces import Array, Piece
+from surgery.rewrite.weights import Source
+
+Floats = npt.NDArray[np.float64]
 
 Batch = Mapping[str, Array]
 """Graph inputs of some rows of tokens, by name."""
@@ -155,30 +158,62 @@ def probe(
     streams.probe = exact
 
 
-def divergence(
-    streams: Streams, logits: Callable[[Array], Array], rows: int = 128
-) -> dict[int, float]:
+class Normalizer:
+    """Sums of exponentials over logits that come in slices, each row's largest kept aside.
+
+    Args:
+        rows: how many rows of logits.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self.top = np.full(rows, -np.inf)
+        self.sum = np.zeros(rows)
+
+    def add(self, logits: Floats) -> Floats:
+        """Add a slice [rows, V]; returns the factor [rows] by which sums so far shrink."""
+        top = np.maximum(self.top, logits.max(-1))
+        shrink = np.exp(self.top - top)
+        self.sum = self.sum * shrink + np.exp(logits - top[:, None]).sum(-1)
+        self.top = top
+        return np.asarray(shrink)
+
+    @property
+    def log(self) -> Floats:
+        """Logarithm of the sum of exponentials, [rows]."""
+        return np.asarray(self.top + np.log(self.sum))
+
+
+def divergence(streams: Streams, head: Source, piece: int = 1 << 24) -> dict[int, float]:
     """KL divergence of each changed stream's logits from those of the float one, in nats a token.
+
+    With logits p of the float stream and q of another, it is the mean of p - q under the softmax
+    of p, less the difference of their normalizers. The head is read a few rows at a time.
 
     Args:
         streams: after the last piece, [B, S, H] each.
-        logits: the head, from [T, H] to [T, V].
-        rows: tokens whose logits are held at a time.
+        head: the head's weight, [V, H].
+        piece: numbers of the head, and of logits, that are held at a time.
     """
     assert streams.probe is not None
     width = streams.probe.shape[-1]
     exact = streams.probe.reshape(-1, width)
-    sums = dict.fromkeys(streams.changed, 0.0)
-    for start in range(0, len(exact), rows):
-        part = slice(start, start + rows)
-        p = log_softmax(logits(exact[part]))
-        for number, stream in streams.changed.items():
-            q = log_softmax(logits(stream.reshape(-1, width)[part]))
-            sums[number] += float((np.exp(p) * (p - q)).sum())
-    return {number: max(total, 0.0) / len(exact) for number, total in sums.items()}
-
-
-def log_softmax(logits: Array) -> npt.NDArray[np.float64]:
-    """Logarithms of the probabilities of each row."""
-    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))
+    others = {number: x.reshape(-1, width) for number, x in streams.changed.items()}
+    tokens, vocabulary = len(exact), head.parts[0][1][0]
+    float_ = Normalizer(tokens)
+    changed = {number: Normalizer(tokens) for number in others}
+    means = {number: np.zeros(tokens) for number in others}
+    step = max(1, piece // max(width, tokens))
+    for start in range(0, vocabulary, step):
+        (rows,) = head.read(start, start + step)
+        matrix = np.ascontiguousarray(rows, np.float32).T
+        p = (exact @ matrix).astype(np.float64)
+        shrink = float_.add(p)
+        weights = np.exp(p - float_.top[:, None])
+        for number, stream in others.items():
+            q = (stream @ matrix).astype(np.float64)
+            changed[number].add(q)
+            means[number] = means[number] * shrink + np.einsum("tv,tv->t", weights, p - q)
+    return {
+        number: max(float((mean / float_.sum - float_.log + changed[number].log).mean()), 0.0)
+        for number, mean in means.items()
+    }

@@ -133,6 +133,11 @@ class Settings:
         """Bits for each linear weight, scales and zero points included."""
         return self.options.bits or PRESETS[self.options.preset].bits
 
+    @property
+    def strict(self) -> bool:
+        """Whether the bits were asked for; a preset's are a wish, which odd shapes may exceed."""
+        return self.options.bits is not None
+
     def not_planned(self, name: str) -> bool:
         """Whether a weight's format does not depend on a plan: that of a head or a router."""
         return self.is_head(name) or name.endswith(ROUTER)
@@ -146,6 +151,7 @@ class Settings:
             self.text_dtype,
             self.options.symmetric,
             self.options.block_size,
+            self.strict,
         )
 
     def half_op(self, op: str) -> bool:

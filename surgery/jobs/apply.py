@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
+from surgery.base import manifest
 from surgery.base.console import console
 from surgery.base.staging import check_free, staged
 from surgery.engine import runner
@@ -17,8 +18,8 @@ from surgery.jobs.build import show
 from surgery.match.logits import head_weights
 from surgery.package.external_data import write_graphs
 
-RECORD = "surgery.json"
-"""File beside the graphs. It records the passes, and lets `--force` replace the folder."""
+LIBRARIES = ("onnx-ir", "onnxscript", "onnxruntime")
+"""Whose versions shape a graph."""
 DEFAULT = Options(text_precision="fp32")
 """Default options for graphs of other exporters: nothing is quantized."""
 
@@ -50,10 +51,16 @@ def apply(
     known("--recipe", recipe, GENERIC)
     source, output = Path(source), Path(output)
     paths = graph_files(source)
-    check_free(output, force)
+    check_free(output, force, [source])
     done: dict[str, list[dict[str, object]]] = {}
     models = {}
-    with staged(output, force) as stage:
+    about = {
+        "kind": "graphs",
+        "versions": manifest.versions(LIBRARIES),
+        "options": {"recipe": recipe, **asdict(options)},
+        "graphs": done,
+    }
+    with staged(output, force, about, [source]) as stage:
         for path in paths:
             model = load_any(path)
             settings = Settings(options=options, head_names=head_weights(model))
@@ -63,8 +70,6 @@ def apply(
                 done[path.name].append({"pass": record.name, "sites": record.sites})
             models[path.name] = model
         layout = write_graphs(models, stage)
-        text = json.dumps({"recipe": recipe, "graphs": done}, indent=2) + "\n"
-        (stage / RECORD).write_text(text, encoding="utf-8")
     total = sum(layout.sizes.values())
     console.print(f"wrote {output}: {len(models)} graphs, {total / 1e6:,.1f} MB of weights")
     return output

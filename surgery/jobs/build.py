@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import onnx_ir as ir
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
+from surgery.base import manifest
 from surgery.base.console import console, progress
-from surgery.base.errors import OutputError
 from surgery.base.staging import check_free, staged
 from surgery.calibrate.plan import Plan
 from surgery.engine import loading, runner
@@ -20,6 +20,7 @@ from surgery.engine.facts import Facts
 from surgery.engine.options import PRESETS, Options
 from surgery.engine.recipes.qwen_vl import RECIPES
 from surgery.engine.selection import EVERYTHING, Selection
+from surgery.jobs import quantization
 from surgery.jobs.calibrate import calibrated
 from surgery.package.card import model_card
 from surgery.package.external_data import Layout, write_graphs
@@ -30,6 +31,9 @@ from surgery.passes import MatMulNBits
 
 QUANTIZATION = "quantization.json"
 """Format, size and loss of each quantized weight."""
+
+LIBRARIES = ("numpy", "onnx-ir", "onnxscript", "onnxruntime")
+"""Whose versions shape a package."""
 
 
 def build(
@@ -61,16 +65,12 @@ def build(
     options = options or Options()
     provider = options.execution_provider
     output = Path(output or f"build/{provider}-{options.text_precision}")
-    if output.resolve() == Path(raw).resolve():
-        raise OutputError(
-            f"{output}: is the raw export itself, which is the input. Choose another output."
-        )
-    check_free(output, force)
+    check_free(output, force, [Path(raw)])
     facts = Facts.load(Path(raw), options)
+    inputs = facts.raw, facts.checkpoint, facts.weights
     facts.check_unchanged()
     told = check_configurations(facts)
-    if facts.quantized and PRESETS[options.preset].calibrated:
-        facts = replace(facts, plan=calibrated(facts, rounded))
+    facts = planned(facts)
     plans: list[Plan] = []
 
     def hear(record: runner.Record, words: str) -> None:
@@ -80,10 +80,18 @@ def build(
 
     models = operate(facts, watchers=watchers, tell=hear)
     facts = replace(facts, plan=plans[0] if plans else None)
-    with staged(output, force) as stage:
+    about = {
+        "kind": "package",
+        "versions": manifest.versions(LIBRARIES),
+        "options": asdict(options),
+    }
+    with staged(output, force, about, inputs) as stage:
         names = filenames(facts)
         layout = write({names[part]: model for part, model in models.items()}, stage, facts)
     total = sum(layout.sizes.values())
+    if facts.plan is not None and facts.plan.measured:
+        for part in quantization.summary(facts.plan, models.values()):
+            console.print(part, soft_wrap=isinstance(part, str))
     console.print(f"wrote {output}: {total / 1e6:,.1f} MB of weights in {len(layout.sizes)} files")
     if told:
         console.print(told, soft_wrap=True, markup=False)
@@ -91,10 +99,17 @@ def build(
     return output
 
 
+def planned(facts: Facts) -> Facts:
+    """The facts with the plan of a calibration, where the preset wants one."""
+    if not (facts.quantized and PRESETS[facts.options.preset].calibrated):
+        return facts
+    return replace(facts, plan=calibrated(facts, rounded))
+
+
 def rounded(facts: Facts, folder: Path) -> None:
     """Write a package without a word into a new directory."""
     models = operate(facts, tell=lambda record, words: None)
-    folder.mkdir()
+    folder.mkdir(parents=True)
     names = filenames(facts)
     write({names[part]: model for part, model in models.items()}, folder, facts)
 
@@ -178,7 +193,8 @@ def write(models: dict[str, ir.Model], folder: Path, facts: Facts) -> Layout:
     dump(genai_config(facts), folder / "genai_config.json")
     dump(processor_config(facts), folder / PROCESSOR)
     if facts.plan is not None:
-        dump(facts.plan.data(), folder / QUANTIZATION)
+        unplanned = quantization.rest(models.values(), facts.plan)
+        dump(facts.plan.data() | {"rounded": unplanned}, folder / QUANTIZATION)
     with progress(in_bytes=True) as bar:
         task = bar.add_task("weights", total=None)
         layout = write_graphs(

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import tempfile
-from collections.abc import Callable
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from rich.progress import Progress, TaskID
+
+from surgery.base import locks
 from surgery.base.console import console, progress
+from surgery.base.errors import OutputError
+from surgery.base.shards import sample_digest
 from surgery.calibrate import job
+from surgery.calibrate.batches import ANSWER, LENGTH, PICTURES, PROBE, batches_of
 from surgery.calibrate.plan import Plan
 from surgery.calibrate.sampler import Sampler
+from surgery.calibrate.state import blamed
+from surgery.calibrate.sweep import Batch, Measured
 from surgery.engine.facts import Facts
 from surgery.engine.loading import load
+from surgery.engine.options import Options
 from surgery.engine.recipes.qwen_vl import DECODER
 from surgery.passes import HiddenStates, LastLogits, MatMulNBits
 
@@ -21,12 +32,19 @@ FOLDER = Path("build/calibration")
 TOKENS = 8192
 """Tokens of text that calibrate."""
 SEED = 0
+CONTEXT = 8192
+"""Context of the package that tokens are sampled from: room for a picture and an answer."""
+PERIOD = 3600.0
+"""Seconds whose pieces tell the time left."""
+
+Build = Callable[[Facts, Path], None]
 
 
-def calibrated(
-    facts: Facts, build: Callable[[Facts, Path], None], folder: Path = FOLDER, tokens: int = TOKENS
-) -> Plan:
+def calibrated(facts: Facts, build: Build, folder: Path = FOLDER, tokens: int = TOKENS) -> Plan:
     """Sample tokens, sweep over the decoder, and spend the budget of bits.
+
+    A run that is interrupted leaves what it has finished, and the next one goes on from there; a
+    finished calibration is taken from `folder` without any forward pass.
 
     Args:
         facts: the raw export and the options.
@@ -37,49 +55,134 @@ def calibrated(
 
     Returns:
         The plan for the decoder's linear weights.
+
+    Raises:
+        UserError: a budget that is too small or a pattern that is no regular expression; both are
+            found before any work.
+        OutputError: the folder cannot be written, or another run is at the same calibration.
     """
+    work = prepared(facts, folder, tokens)
+    facts.plan_weights(work.model)
+    measured = work.kept.finished()
+    if measured is not None:
+        console.print(f"calibration taken from {work.folder}", soft_wrap=True, markup=False)
+    else:
+        measured = run(work, facts, build, tokens)
+    return job.decide(work, measured, facts.bits, facts.options.keep, facts.strict)
+
+
+def prepared(facts: Facts, folder: Path, tokens: int) -> job.Work:
+    """What to calibrate: the float decoder as it is before quantization, for the CPU."""
+    on_cpu = dataclasses.replace(
+        facts, options=dataclasses.replace(facts.options, execution_provider="cpu")
+    )
     model = load(facts.raw / "decoder.onnx", facts.weights)
     for step in DECODER:
         if step.work is MatMulNBits:
             break
-        if step.work not in (LastLogits, HiddenStates) and step.when(facts):
-            step.make(facts)(model)
+        if step.work not in (LastLogits, HiddenStates) and step.when(on_cpu):
+            step.make(on_cpu)(model)
     model.graph.sort()
-    shards = [
-        [name, digest, (facts.weights / name).stat().st_size]
-        for name, digest in sorted(facts.manifest["headers"].items())
-    ]
-    about = [shards, facts.config, tokens, SEED, facts.options.symmetric, str(facts.text_dtype)]
-    work = job.Work(
+    names = list(model.graph.initializers)
+    return job.Work(
         model,
-        frozenset(name for name in model.graph.initializers if facts.not_planned(name)),
+        frozenset(name for name in names if facts.is_head(name)),
+        frozenset(name for name in names if facts.not_planned(name)),
         facts.options.symmetric,
+        facts.options.block_size,
         facts.text_dtype,
-        job.digest(about),
-        folder,
+        folder / identity(facts, tokens)[:16],
     )
-    with progress() as bar:
+
+
+def identity(facts: Facts, tokens: int) -> str:
+    """A digest of everything that decides the outcome of a calibration."""
+    shards = [
+        [name, header, sample_digest(facts.weights / name)]
+        for name, header in sorted(facts.manifest["headers"].items())
+    ]
+    graphs = [
+        hashlib.sha256((facts.raw / f"{part}.onnx").read_bytes()).hexdigest()
+        for part in ("decoder", "embedding", "vision")
+    ]
+    tokenizer = hashlib.sha256((facts.checkpoint / "tokenizer.json").read_bytes()).hexdigest()
+    sampled = [tokens, LENGTH, PICTURES, ANSWER, PROBE, SEED, tokenizer, facts.tokens.template]
+    formats = [facts.options.symmetric, facts.options.block_size, str(facts.text_dtype)]
+    return job.digest([shards, graphs, facts.config, sampled, formats])
+
+
+def run(work: job.Work, facts: Facts, build: Build, tokens: int) -> list[Measured]:
+    """Calibrate, from where an earlier run stopped; say so if this one is stopped."""
+    done, total = 0, 0
+    with claimed(work.folder), progress(period=PERIOD) as bar:
         task = bar.add_task("sampling tokens", total=None)
-        with tempfile.TemporaryDirectory(prefix="surgery-", dir=raw_parent(facts)) as temporary:
-            rounded = Path(temporary) / "package"
-            options = dataclasses.replace(facts.options, preset="fast", execution_provider="cpu",
-                                          precision="fp32", hidden_states=False, bits=None,
-                                          keep=None)  # fmt: skip
-            build(dataclasses.replace(facts, options=options), rounded)
-            sampler = Sampler(rounded, SEED)
-            batches, rows = job.batches_of(sampler, tokens, list(model.graph.inputs))
-        bar.update(task, description="calibrating", total=1)
-        measured = job.sweep(
-            work,
-            batches,
-            rows,
+
+        def tell(now: int, pieces: int) -> None:
+            nonlocal done, total
+            done, total = now, pieces
+            bar.update(task, description="calibrating", completed=now, total=pieces)
+
+        try:
+            kept = work.kept.batches()
+            if kept is None:
+                kept = sampled(work, facts, build, tokens, bar, task)
+                work.kept.save_batches(*kept)
+                bar.reset(task)
+            measured = job.sweep(work, *kept, tell)
+        except KeyboardInterrupt:
+            where = f"after {done} of {total} pieces" if total else "while tokens were sampled"
+            console.print(
+                f"calibration stopped {where}; the same command goes on from there",
+                soft_wrap=True,
+            )
+            raise
+    console.print(f"calibrated {len(measured)} weights in {total} pieces", markup=False)
+    return measured
+
+
+def sampled(
+    work: job.Work, facts: Facts, build: Build, tokens: int, bar: Progress, task: TaskID
+) -> tuple[list[Batch], Batch]:
+    """Tokens that the model itself writes, sampled from a package that is rounded."""
+    chosen = Options(max_length=CONTEXT, symmetric=facts.options.symmetric)
+    with temporary(work.folder / "rounded") as rounded:
+        build(dataclasses.replace(facts, options=chosen, plan=None), rounded)
+        return batches_of(
+            Sampler(rounded, SEED),
+            tokens,
+            list(work.model.graph.inputs),
             lambda done, total: bar.update(task, completed=done, total=total),
         )
-    plan = job.decide(work, measured, facts.bits, facts.options.keep)
-    console.print(f"calibrated {len(measured)} weights: {plan.bits:.2f} bits each", markup=False)
-    return plan
 
 
-def raw_parent(facts: Facts) -> Path:
-    """A folder on the disk of the raw export: a package that is only sampled from fits there."""
-    return facts.raw.resolve().parent
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Keep other runs away from a calibration.
+
+    Raises:
+        OutputError: another run is at it, or the folder cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        with blamed(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                stack.enter_context(locks.locked(folder / ".lock"))
+            except locks.Held as e:
+                raise OutputError(
+                    f"{folder}: another run is calibrating this checkpoint. Wait for its end."
+                ) from e
+            except OSError as e:
+                if e.errno not in locks.UNSUPPORTED:
+                    raise
+        yield
+
+
+@contextlib.contextmanager
+def temporary(folder: Path) -> Iterator[Path]:
+    """A folder that does not exist yet and is gone afterwards, also one that a killed run left."""
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        with blamed(folder.parent):
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -42,7 +42,7 @@ def model_card(facts: Facts, layout: Layout) -> str:
     """Return the README of a package."""
     options = facts.options
     sizes = "\n".join(f"| `{name}` | {size:,} |" for name, size in sorted(layout.sizes.items()))
-    source = str(facts.manifest["source"])
+    source = origin(facts)
     return TEMPLATE.format(
         title=f"{source}, ONNX, {options.execution_provider}, {options.text_precision}",
         source=f"`{source}`",
@@ -71,6 +71,14 @@ def layers(plan: Plan) -> str:
     )
     text += f", {len(kept)} stay in float." if kept else "."
     return f"{text} `quantization.json` lists every matrix."
+
+
+def origin(facts: Facts) -> str:
+    """What a checkpoint is called in public: its hub id, or its folder's name without the path."""
+    source = str(facts.manifest["source"])
+    cached = f"models--{source.replace('/', '--')}"  # a hub id's folder in the hub's cache
+    known = source == "demo" or cached in facts.checkpoint.parts
+    return source if known else facts.checkpoint.name
 
 
 def quantization(facts: Facts) -> str:

@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -110,10 +110,12 @@ def write_graphs(
             make, such as a weight beyond float16, are always refused.
 
     Returns:
-        What was written where.
+        The place of each tensor and the size of each data file.
 
     Raises:
-        PackageError: a weight is not finite; the message names it.
+        PackageError: a file with weights is missing or too short, and nothing was written; or a
+            weight is not finite, and the message names it.
+        OSError: the folder cannot be written. The file name of the error lies in it.
     """
     layout = Layout(strict=strict)
     for name, model in graphs.items():
@@ -130,6 +132,9 @@ def write_graphs(
                 name=value.name or "",
                 base_dir=folder,
             )
+    for source in layout.jobs:
+        for stored in stored_in(source):
+            stored.check()
     write_data(layout, folder, threads or os.cpu_count() or 1, report)
     for name, model in graphs.items():
         ir.save(model, folder / name)
@@ -141,8 +146,33 @@ def weight_name(tensor: ir.TensorProtocol) -> str:
     return (tensor.name or "a weight").removesuffix(".packed").removesuffix(".scales")
 
 
+def files_read(model: ir.Model) -> set[Path]:
+    """The files where weights of a graph lie, those inside the graph's own file left out."""
+    read = set()
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if isinstance(tensor, ir.ExternalTensor):
+                read.add(Path(tensor.base_dir) / tensor.location)
+            elif isinstance(tensor, RowTensor):
+                read.update(stored.file for stored in stored_in(tensor.source))
+    return read
+
+
+def stored_in(source: object) -> Iterator[Stored]:
+    """The stored weights behind a source and the sources that it wraps."""
+    if isinstance(source, Stored):
+        yield source
+    elif isinstance(source, tuple):
+        for part in source:
+            yield from stored_in(part)
+    elif is_dataclass(source):
+        for part in fields(source):
+            yield from stored_in(getattr(source, part.name))
+
+
 def external(model: ir.Model, strict: bool = False) -> Iterator[ir.Value]:
-    """Initializers that go to a data file."""
+    """Yield the initializers that go to a data file, and load the smaller ones into the graph."""
     for graph in model.graphs():
         for value in graph.initializers.values():
             tensor = value.const_value
@@ -195,6 +225,8 @@ def write_data(
             for future in running:
                 done += future.result()
             report(total, total)
+    except OSError as e:
+        raise OSError(e.errno, e.strerror, e.filename or str(folder)) from e
     finally:
         for descriptor in files.values():
             os.close(descriptor)
@@ -262,7 +294,12 @@ def read_checked(job: Job, start: int, stop: int) -> tuple[Array, ...]:
 def write_piece(job: Job, start: int, stop: int, files: Mapping[str, int]) -> int:
     """Compute some rows of a source, write them for each of its arrays, and return the bytes."""
     written = 0
-    for part, rows in enumerate(read_checked(job, start, stop)):
+    try:
+        parts = read_checked(job, start, stop)
+    except Exception as e:
+        e.add_note(job.name)
+        raise
+    for part, rows in enumerate(parts):
         place = job.places.get(part)
         if place is not None:
             shape = job.source.parts[part][1]

@@ -7,6 +7,7 @@ with equal sources hold equal bytes, so the writer stores them once.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 import quant
+from surgery.base.errors import PackageError
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
@@ -57,15 +59,65 @@ class Stored:
         """The stored array."""
         return ((self.dtype, self.shape),)
 
+    def check(self) -> None:
+        """Raise `PackageError` unless the file is there and long enough."""
+        try:
+            size = self.file.stat().st_size
+        except OSError as e:
+            raise PackageError(f"{self.file}: cannot be read: {e.strerror}.") from e
+        self.require(size, self.offset + math.prod(self.shape) * self.dtype.numpy().itemsize)
+
+    def require(self, size: int, needed: int) -> None:
+        """Raise `PackageError` where the file ends too early, in bytes."""
+        if size < needed:
+            raise PackageError(
+                f"{self.file}: ends at byte {size:,}, and a weight ends at {needed:,}: the file "
+                f"was cut after the export. Restore it, or export again."
+            )
+
+    def read(self, start: int, stop: int) -> tuple[Array, ...]:
+        """Rows, read from the file.
+
+        Read and not mapped: where a file is cut during the run, a mapping ends the process.
+
+        Raises:
+            PackageError: the file cannot be read, or ends too early.
+        """
+        first, last, _ = slice(start, stop).indices(self.shape[0] if self.shape else 1)
+        shape = (last - first, *self.shape[1:]) if self.shape else ()
+        rows = np.empty(shape, self.dtype.numpy())
+        offset = self.offset + first * math.prod(self.shape[1:]) * rows.itemsize
+        into = memoryview(rows.reshape(-1).view(np.uint8).data)
+        try:
+            with self.file.open("rb", buffering=0) as file:
+                file.seek(offset)
+                done = 0
+                while done < len(into):
+                    count = file.readinto(into[done:])
+                    if not count:
+                        self.require(offset + done, offset + len(into))
+                    done += count or 0
+        except OSError as e:
+            raise PackageError(f"{self.file}: cannot be read: {e.strerror}.") from e
+        return (rows,)
+
+    def columns(self, start: int, stop: int) -> Array:
+        """Columns `start:stop` of a matrix, mapped: reading would fetch whole rows each time.
+
+        A file that is cut while the columns are in use ends the process with SIGBUS; one that was
+        cut before is an error.
+
+        Raises:
+            PackageError: the file cannot be read, or ends too early.
+        """
+        self.check()
+        return self.mapped[:, start:stop]
+
     @cached_property
     def mapped(self) -> Array:
         """The array, mapped from the file."""
         dtype = self.dtype.numpy()
         return np.memmap(self.file, dtype, "r", self.offset, self.shape)
-
-    def read(self, start: int, stop: int) -> tuple[Array, ...]:
-        """A view of the mapped rows."""
-        return (self.mapped[start:stop],)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,9 +176,13 @@ class Transposed:
         dtype, (n, _) = self.source.parts[0]
         out = np.empty((stop - start, n), dtype.numpy())
         step = 1024
+        mapped = self.source.columns(start, stop) if isinstance(self.source, Stored) else None
         for first in range(0, n, step):
-            (rows,) = self.source.read(first, min(first + step, n))
-            out[:, first : first + step] = rows[:, start:stop].T
+            if mapped is not None:
+                rows = mapped[first : first + step]
+            else:
+                rows = self.source.read(first, min(first + step, n))[0][:, start:stop]
+            out[:, first : first + step] = rows.T
         return (out,)
 
 

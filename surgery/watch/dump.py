@@ -7,6 +7,7 @@ shows what a pass changed.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from surgery.base import manifest
 from surgery.base.errors import OutputError
 from surgery.engine.facts import Facts
 from surgery.engine.recipes.qwen_vl import RECIPES
@@ -27,7 +29,9 @@ from surgery.watch.results import data
 from surgery.watch.store import Store, Weights
 
 RUN = "run.json"
-"""File with the records of a run. A directory that holds it may be overwritten by a new dump."""
+"""File with the records of a run. It names the writer, so that a new dump may replace this one."""
+FILES = re.compile(r"\d\d_\w+\.(txt|onnx)|weights\.data")
+"""Names of the files in a graph's folder, beside links to shards."""
 
 MISSES = 20
 """Largest number of near-misses that a dump records for a step."""
@@ -118,23 +122,42 @@ def miss_data(miss: Miss) -> dict[str, Any]:
 def claim(folder: Path) -> None:
     """Create the directory of a dump, or empty it of an earlier dump.
 
+    Of an earlier dump the folders of graphs go, unless they hold a file that no dump writes.
+
     Raises:
         OutputError: the directory holds other files, or it cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()) and not (folder / RUN).is_file():
+        present = sorted(manifest.files(folder))
+        about = manifest.read_object(folder / RUN) or {}
+        if present and about.get("writer") != manifest.WRITER:
             raise OutputError(
-                f"{folder}: not empty and not an earlier dump ({RUN} is missing). "
+                f"{folder}: not empty and not an earlier dump (no {RUN} of a dump). "
                 f"Choose another directory."
             )
+        for name in present:
+            if not is_dumped(folder, name):
+                raise OutputError(
+                    f"{folder}: holds {name}, which no dump writes. Choose another directory."
+                )
         for name in RECIPES:
-            shutil.rmtree(folder / name, ignore_errors=True)
+            if (folder / name).is_dir():
+                shutil.rmtree(folder / name)
         write_run(folder, {})
     except OSError as e:
         raise OutputError(f"{folder}: cannot be written: {e.strerror}.") from e
 
 
 def write_run(folder: Path, run: dict[str, Any]) -> None:
-    """Write the records of a run as JSON."""
-    (folder / RUN).write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
+    """Write `RUN`."""
+    whole = {"writer": manifest.WRITER, "kind": "dump", **run}
+    (folder / RUN).write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+
+
+def is_dumped(folder: Path, name: str) -> bool:
+    """Whether a file, by its path in the directory, lies in no graph's folder or is a dump's."""
+    graph, _, last = name.partition("/")
+    if graph not in RECIPES or not last:
+        return graph not in RECIPES or (folder / name).is_dir()
+    return (folder / name).is_symlink() or bool(FILES.fullmatch(last))

@@ -1,48 +1,59 @@
-"""The process that traces a part of the graphs beside this one."""
+"""Two processes that trace: each ends at once when the other one is killed."""
 
 from __future__ import annotations
 
-import errno
-import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
-from export_min import aside, export, open_checkpoint
+ROOT = Path(__file__).resolve().parents[2]
+SLOW = """
+import sys, time
+import export_min
+def never(*_):
+    while True:
+        time.sleep(0.01)
+export_min.write_graphs = never
+export_min.os.cpu_count = lambda: 2
+from export_min.__main__ import main
+sys.exit(main(["-o", sys.argv[1]]))
+"""
+"""An export whose own half never ends; the other process works as always."""
 
 
-def test_graphs_are_the_same_with_one_core_and_with_two(tmp_path, monkeypatch):
-    monkeypatch.setattr("os.cpu_count", lambda: 1)
-    alone = export(None, tmp_path / "alone")
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
-    shared = export(None, tmp_path / "shared")
-    for name in ("vision", "embedding", "decoder"):
-        one, two = (folder / f"{name}.onnx" for folder in (alone, shared))
-        assert one.read_bytes() == two.read_bytes(), name
-    assert json.loads((alone / "manifest.json").read_text())["headers"]
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the other process in /proc")
+@pytest.mark.parametrize("who", ["child", "parent"])
+def test_killed(tmp_path, who):
+    words = [sys.executable, "-c", SLOW, str(tmp_path / "out")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True) as parent:
+        child = wait_for(lambda: child_of(parent.pid))
+        os.kill(child if who == "child" else parent.pid, signal.SIGKILL)
+        _, err = parent.communicate(timeout=60)
+    wait_for(lambda: not Path(f"/proc/{child}").exists())
+    if who == "child":
+        assert parent.returncode == 2 and len(err.splitlines()) == 1
+        assert "tracing vision, embedding was ended by SIGKILL" in err
+        assert not any(tmp_path.iterdir())
 
 
-def test_a_part_that_fails_is_reported(tmp_path):
-    fault = "tracing vision failed:(.|\n)*no-such-checkpoint"
-    source = open_checkpoint(None)
-    lost = type(source)(tmp_path / "no-such-checkpoint", "lost")
-    with pytest.raises(RuntimeError, match=fault), aside.meanwhile(lost, tmp_path, ("vision",)):
-        pass
+def child_of(pid: int) -> int:
+    """The process that a process started, once it runs its own program."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    for child in children:
+        if b"export_min.aside" in Path(f"/proc/{child}/cmdline").read_bytes():
+            return int(child)
+    return 0
 
 
-def test_a_part_that_cannot_be_written_is_the_disks_fault(tmp_path):
-    nowhere = tmp_path / "nowhere"
-    with (
-        pytest.raises(OSError, match="No such file") as caught,
-        aside.meanwhile(open_checkpoint(None), nowhere, ("embedding",)),
-    ):
-        pass
-    assert caught.value.errno == errno.ENOENT
-
-
-def test_a_failure_here_ends_the_other_process(tmp_path):
-    with (
-        pytest.raises(ValueError, match="here"),
-        aside.meanwhile(open_checkpoint(None), tmp_path, ("vision",)),
-    ):
-        raise ValueError("here")
-    assert not list(tmp_path.iterdir())
+def wait_for(condition):
+    end = time.monotonic() + 60
+    while not (found := condition()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return found

@@ -9,6 +9,7 @@ import onnx_ir as ir
 import pytest
 
 import quant
+from surgery.base.errors import PackageError
 from surgery.package.external_data import LARGE, PAGE_ALIGNMENT, SMALL_ALIGNMENT, write_graphs
 from surgery.rewrite.weights import Cast, Quantized, Reshaped, RowTensor, Stored, Transposed
 
@@ -237,5 +238,5 @@ def test_errors_come_through(tmp_path):
     file = tmp_path / "shard.bin"
     file.write_bytes(b"\0" * 100)
     tensor = RowTensor(Stored(file, 0, F32, (100, 100)), name="a")
-    with pytest.raises(ValueError):
+    with pytest.raises(PackageError, match=r"shard.bin: ends at byte 100, .* at 40,000"):
         write_graphs({"m.onnx": model_of(a=tensor)}, Path(tmp_path), 2)

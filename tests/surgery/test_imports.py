@@ -21,9 +21,18 @@ ARROWS: dict[str, set[str]] = {
     "surgery.rewrite": {"quant", "surgery.base"},
     "surgery.match": {"surgery.rewrite"},
     "surgery.passes": {"quant", "surgery.match", "surgery.rewrite"},
-    "surgery.engine": {"quant", "surgery.base", "surgery.passes", "surgery.rewrite"},
-    "surgery.package": {"surgery.base", "surgery.engine", "surgery.rewrite"},
-    "surgery.jobs": {"surgery.base", "surgery.engine", "surgery.match", "surgery.package"},
+    "surgery.calibrate": {
+        *("quant", "surgery.answer", "surgery.base", "surgery.match", "surgery.rewrite"),
+    },
+    "surgery.engine": {
+        *("quant", "surgery.base", "surgery.calibrate", "surgery.match", "surgery.passes"),
+        "surgery.rewrite",
+    },
+    "surgery.package": {"surgery.base", "surgery.calibrate", "surgery.engine", "surgery.rewrite"},
+    "surgery.jobs": {
+        *("surgery.base", "surgery.calibrate", "surgery.engine", "surgery.match"),
+        *("surgery.package", "surgery.passes"),
+    },
     "surgery.answer": {"surgery.base"},
     "surgery.verify": {"quant", "surgery.answer", "surgery.base", "surgery.engine"},
     "surgery.watch": {

@@ -1,0 +1,95 @@
+"""What a build says about its quantized weights: a table, and those that no plan covers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import onnx_ir as ir
+from rich.console import RenderableType
+from rich.table import Table
+
+from surgery.calibrate.plan import Plan, Row
+from surgery.passes.quantized.blocks import PARTS
+
+BITS = {"MatMulNBits": "bits", "QMoE": "expert_weight_bits"}
+"""Ops with quantized weights in a decoder, and the attribute with the bits of a code."""
+ROWS = 10
+"""Rows of the table: weights with most of the loss."""
+
+
+def rest(models: Iterable[ir.Model], plan: Plan) -> list[dict[str, Any]]:
+    """Quantized weights that no plan covers, such as a head and experts: rounded to nearest.
+
+    Returns:
+        For each its name, shape, bits, block and bytes, as plain data.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for model in models:
+        for node in model.graph:
+            if node.op_type not in BITS:
+                continue
+            for value in node.inputs:
+                name = (value.name or "" if value is not None else "").removesuffix(".packed")
+                if value is None or name == value.name or name in plan.formats:
+                    continue
+                bits = node.attributes[BITS[node.op_type]].as_int()
+                parts = [model.graph.initializers.get(f"{name}.{part}") for part in PARTS]
+                tensors = [part.const_value for part in parts if part is not None]
+                sizes = [tensor.nbytes for tensor in tensors if tensor is not None]
+                shape = list(tensors[1].shape.numpy()[:-1]) if tensors[1] else []
+                columns = sizes[0] * 8 // bits // math.prod(shape)
+                found[name] = {
+                    "name": name,
+                    "shape": [*shape, node.attributes.get_int("K", columns)],
+                    "bits": bits,
+                    "block": node.attributes["block_size"].as_int(),
+                    "nbytes": sum(sizes),
+                }
+    return list(found.values())
+
+
+def summary(plan: Plan, models: Iterable[ir.Model]) -> list[RenderableType]:
+    """The table of a calibrated plan, and a sentence about weights that it does not cover."""
+    told: list[RenderableType] = [table(plan)]
+    unplanned = rest(models, plan)
+    for bits in sorted({one["bits"] for one in unplanned}):
+        of_these = [one for one in unplanned if one["bits"] == bits]
+        size = sum(one["nbytes"] for one in of_these)
+        first = short(of_these[0]["name"]) + (
+            f" and {len(of_these) - 1} more" if of_these[1:] else ""
+        )
+        told.append(f"rounded to {bits} bits without calibration ({size / 1e6:,.1f} MB): {first}")
+    return told
+
+
+def table(plan: Plan) -> Table:
+    """The weights with most of the loss, and the totals."""
+    eight = sum(row.bits == 8 for row in plan.rows)
+    kept = sum(row.bits is None for row in plan.rows)
+    title = f"{plan.bits:.2f} bits a weight; {eight} of {len(plan.rows)} matrices in 8 bits"
+    made = Table(title=title + (f", {kept} in float" if kept else ""), title_justify="left")
+    made.add_column("weights with most of the loss", overflow="fold")
+    for heading in ("shape", "bits", "output error", "share of the loss"):
+        made.add_column(heading, justify="right")
+    chosen = sorted(plan.rows, key=lambda row: -row.loss)[:ROWS]
+    for row in chosen:
+        made.add_row(*cells(plan, row))
+    others = 1 - sum(plan.share(row) for row in chosen)
+    made.add_section()
+    made.add_row(f"{len(plan.rows) - len(chosen)} others", "", "", "", f"{max(others, 0):.1%}")
+    made.caption = f"loss estimated: {plan.loss:.2e} nats a token (KL divergence), if losses add up"
+    return made
+
+
+def cells(plan: Plan, row: Row) -> tuple[str, ...]:
+    """A row of the table."""
+    error = "" if row.error is None else f"{row.error:.2%}"
+    n, k = row.shape
+    return short(row.name), f"{n} x {k}", str(row.bits or "float"), error, f"{plan.share(row):.1%}"
+
+
+def short(name: str) -> str:
+    """A weight's name without what all of them have in common."""
+    return name.removesuffix(".weight").rpartition("layers.")[2] or name
