@@ -26,8 +26,8 @@ class Dims(Pass):
 
     before  the same length as "sequence + past" here and "past + sequence" there
     after   expressions as sympy writes them, or under their alias ("total") ; the number where the
-            weight of a product or a norm fixes it, or a table that is added to patches ; s for Min(512, s) where an elementwise op on
-            both proves them equal
+            weight of a product or a norm fixes it, or a table that is added to patches ; s for
+            Min(512, s) where an elementwise op on both proves them equal
     keeps   every node; only the spelling of dimensions changes
     not     dimensions without a name
     why     shapes are compared as strings: with two spellings, a fusion would miss layers
