@@ -28,6 +28,7 @@ from surgery.passes.outputs.last_logits import LastLogits
 from surgery.passes.quantized.gather_nbits import GatherNBits
 from surgery.passes.quantized.matmul_nbits import MatMulNBits
 from surgery.passes.quantized.mixture_of_experts_nbits import MixtureOfExpertsNBits
+from surgery.passes.quantized.plain_linear import PlainLinear
 from surgery.passes.rotary.freq_table import FreqTable
 from surgery.passes.rotary.half_angles import HalfAngles
 from surgery.passes.rotary.late_repeat import LateRepeat
@@ -109,6 +110,7 @@ __all__ = [
     "PackedAttention",
     "PatchEmbed",
     "PlainAttention",
+    "PlainLinear",
     "QkvSplit",
     "ReshapeChain",
     "RmsNorm",

@@ -21,7 +21,7 @@ from surgery.engine.recipes.qwen_vl import RECIPES
 from surgery.engine.selection import Selection, known, names, passes
 from surgery.engine.step import Recipe, S
 from surgery.match.logits import head_weights
-from surgery.rewrite.contract import Site
+from surgery.rewrite.contract import NodePass, Site
 from surgery.rewrite.matcher import Miss
 from surgery.rewrite.scope import place
 
@@ -34,13 +34,16 @@ class Explanation:
         graph: name of the graph.
         step: name of the pass that ran last, or "raw".
         sites: places where the pass matches.
-        misses: places where it nearly matches, nearest first.
+        misses: places where it nearly matches, nearest first; where there is neither a site nor
+            such a place, every place that the pass looks at.
+        absent: op types that the pass starts from, where the graph has none of them.
     """
 
     graph: str
     step: str
     sites: list[Site]
     misses: list[Miss]
+    absent: tuple[str, ...] = ()
 
 
 def explain(name: str, facts: Facts, graph: str | None = None) -> list[Explanation]:
@@ -115,7 +118,11 @@ def walk(
             work = step.make(settings)
             previous = names(tuple(recipe[i - 1 : i]))
             sites, misses = work.sites(model), work.near_misses(model)
-            yield Explanation(graph, previous[0] if previous else "raw", sites, misses)
+            absent: tuple[str, ...] = ()
+            if isinstance(work, NodePass) and not sites and not misses:
+                misses = [found for _, found in work.scan(model) if isinstance(found, Miss)]
+                absent = () if misses else work.anchors
+            yield Explanation(graph, previous[0] if previous else "raw", sites, misses, absent)
         for _ in runner.run(graph, model, (step,), settings):
             pass
 
@@ -135,6 +142,11 @@ def lines(explanation: Explanation, at: str | None = None, limit: int = 12) -> I
         yield f"  {site.where}: {site.what}"
     if len(sites) > limit:
         yield f"  and {len(sites) - limit} more"
+    if explanation.absent:
+        yield f"  no {' or '.join(explanation.absent)} stands in the graph for it to start from"
+        if "Attention" in explanation.absent:
+            yield "  see explain attention, which makes one of products and a softmax"
+        return
     yield f"  {len(misses)} near-misses"
     for miss in misses[:limit]:
         yield f"  {place(miss.node)}: {miss.node.op_type} {miss.node.name}"

@@ -233,3 +233,36 @@ def test_head_of_any_name(tmp_path):
     nodes = onnx.load(tmp_path / "out" / "tied.onnx", load_external_data=False).graph.node
     (product,) = [node for node in nodes if node.op_type == "MatMulNBits"]
     assert {a.name: a.i for a in product.attribute}["bits"] == 8
+
+
+GEMM = """<ir_version: 10, opset_import: ["": 17]>
+g (float[rows,64] x, float[96,64] w_up, float[96] b_up, float[96,64] w_down) => (float[rows,64] y) {
+  up = Gemm<transB = 1>(x, w_up, b_up)
+  act = Relu(up)
+  y = Gemm(act, w_down)
+}"""
+
+
+def test_gemm_in_four_bits(tmp_path):
+    """Linear layers as older exporters write them are quantized too."""
+    path = write(GEMM, tmp_path / "gemm.onnx")
+    assert main(["apply", "-i", str(path), "-o", str(tmp_path / "out"), "-t", "int4"]) == 0
+    graph = onnx.load(tmp_path / "out" / "gemm.onnx", load_external_data=False).graph
+    ops = [node.op_type for node in graph.node]
+    assert ops.count("MatMulNBits") == 2 and "Gemm" not in ops
+    rng = np.random.default_rng(1)
+    feeds = {"x": rng.standard_normal((5, 64)).astype(np.float32), "b_up": np.zeros(96, np.float32)}
+    want, got = run(path, feeds), run(tmp_path / "out" / "gemm.onnx", feeds)
+    assert 1e-4 < np.abs(got - want).max() / np.abs(want).max() < 0.3
+
+
+def test_explain_without_an_anchor(graph, tmp_path, capsys):
+    """An attention that no pass made one node of is not passed over in silence."""
+    text = OLD.replace("scores = MatMul(qr, kr)", "s = MatMul(qr, kr)\n  scores = Sin(s)")
+    odd = write(text, tmp_path / "odd.onnx")
+    assert main(["explain", "multi_head_attention", "-i", str(odd)]) == 0
+    out = capsys.readouterr().out
+    assert "no Attention stands in the graph" in out and "see explain attention" in out
+    assert main(["explain", "attention", "-i", str(odd)]) == 0
+    out = capsys.readouterr().out
+    assert "needs   scores from" in out and "found   Sin" in out

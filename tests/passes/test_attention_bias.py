@@ -13,6 +13,8 @@ g (float[B,S,32] q, float[B,T,32] k, float[B,T,32] v, float[32] q_bias, float[32
   y = com.microsoft.MultiHeadAttention<num_heads = 4>(query, k, value)
 }
 """
+CONSUMED = ("v_bias",)
+"""They go on in one with that of the queries."""
 MISSES = {
     "none": (BEFORE.replace("Add(", "Mul("), "a stored bias"),
     "has one": (BEFORE.replace("float[32] q_bias", "float[32] q_bias, float[96] all_bias")

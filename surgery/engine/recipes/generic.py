@@ -32,6 +32,7 @@ from surgery.passes import (
     PackedAttention,
     PatchEmbed,
     PlainAttention,
+    PlainLinear,
     QkvSplit,
     ReshapeChain,
     RmsNorm,
@@ -94,6 +95,7 @@ MLP: Recipe[Settings] = (
 
 WEIGHTS: Recipe[Settings] = (
     Step(PlainAttention, when=lambda f: f.target.opset < OPSET),
+    Step(PlainLinear, when=lambda f: f.quantized),
     Step(
         MatMulNBits,
         lambda f: {

@@ -31,7 +31,8 @@ class MatMulNBits(BlockPass[Linear]):
     after   MatMulNBits(x, weight.packed, weight.scales, weight.zero_points)
     keeps   the weight's name as a prefix; values are those of the dequantized weight, up to the
             rounding of activations to int8 that accuracy_level 4 allows
-    not     weights that the policy leaves alone; products of two activations; Gemm
+    not     weights that the policy leaves alone; products of two activations; Gemm,
+            which plain_linear makes a product
     why     the speed of decoding is that of reading the weights from memory
     """
 

@@ -10,6 +10,7 @@ import onnx_ir as ir
 import sympy
 
 from surgery.rewrite.contract import Pass, Site
+from surgery.rewrite.matcher import constant
 
 WORD = re.compile(r"[A-Za-z_]\w*")
 ARITHMETIC = re.compile(r"[\w\s+*/()-]+")
@@ -25,8 +26,8 @@ class Dims(Pass):
 
     before  the same length as "sequence + past" here and "past + sequence" there
     after   expressions as sympy writes them, or under their alias ("total") ; the number where the
-            weight of a product or a norm fixes it ; s for Min(512, s) where an elementwise op on
-            both proves them equal
+            weight of a product or a norm fixes it, or a table that is added to patches ; s for
+            Min(512, s) where an elementwise op on both proves them equal
     keeps   every node; only the spelling of dimensions changes
     not     dimensions without a name
     why     shapes are compared as strings: with two spellings, a fusion would miss layers
@@ -127,7 +128,7 @@ def placed(node: ir.Node) -> Iterator[tuple[str, int]]:
     stretch to the whole table.
     """
     values = [v for v in node.inputs if v is not None and v.shape is not None]
-    tables = [v for v in values if v.is_initializer()]
+    tables = [v for v in values if stored(v)]
     if len(values) != 2 or len(tables) != 1:
         return
     (table,) = tables
@@ -135,6 +136,15 @@ def placed(node: ir.Node) -> Iterator[tuple[str, int]]:
     for dim, rows in zip(reversed(other.shape or ()), reversed(table.shape or ()), strict=False):
         if named(dim) and "floor(" in str(dim.value) and isinstance(rows, int) and rows > 1:
             yield str(dim.value), rows
+
+
+def stored(value: ir.Value) -> bool:
+    """Whether a value is a table, or rows of one at constant places."""
+    node = value.producer()
+    if node is None or node.op_type != "Gather":
+        return value.is_initializer()
+    table, places = node.inputs
+    return table is not None and table.is_initializer() and constant(places) is not None
 
 
 def rows_of(node: ir.Node) -> int | None:
