@@ -186,8 +186,10 @@ def factor(
 
     escalations = 0
     while True:
-        work = hessian[order].astype(np.float64)
-        work[...] = work[:, order]
+        work = np.empty((k, k))
+        for start in range(0, k, PANEL):
+            rows = order[start : start + PANEL]
+            work[start : start + PANEL] = hessian[rows][:, order]
         np.fill_diagonal(work, diagonal[order] + damping * mean)
         try:
             _factor_in_place(work)

@@ -209,6 +209,7 @@ def _improve(rows: npt.NDArray[Any], importance: Floats, out: Blocks) -> None:
     scale, zero = plain_scale.copy(), plain_zero.copy()
     low, high = np.minimum(w.min(0), np.float32(0)), np.maximum(w.max(0), np.float32(0))
     extreme = np.where(high > -low, high, low)
+    c, product = np.empty_like(w), np.empty_like(w)
     with np.errstate(all="ignore"):
         least = plain_error.astype(np.float32)
         for first, second in CANDIDATES[format.bits, format.symmetric]:
@@ -219,15 +220,17 @@ def _improve(rows: npt.NDArray[Any], importance: Floats, out: Blocks) -> None:
                 lowest = low * np.float32(first)
                 s = (high * np.float32(second) - lowest) / np.float32(format.max_code)
                 z = np.rint(-lowest / s).clip(0, format.max_code)
-            c = _centred(w, s, z, format)
-            # The block's error is d*w*w - 2*s*top + s*s*bottom, least at s = top / bottom.
-            top = np.einsum("bn,bn->n", dw, c)
-            s = top / np.einsum("bn,bn,bn->n", d, c, c)
+            _centre(w, s, z, format, c)
+            # The block's error is d*w*w - 2*s*above + s*s*below, least at s = above / below.
+            above = np.multiply(dw, c, out=product).sum(0)
+            np.multiply(c, c, out=product)
+            s = above / np.multiply(product, d, out=product).sum(0)
             s = s.astype(out.scales.dtype).astype(np.float32)
-            c = _centred(w, s, z, format)
+            _centre(w, s, z, format, c)
             c *= s
             c -= w
-            error = np.einsum("bn,bn,bn->n", d, c, c)
+            c *= c
+            error = np.multiply(c, d, out=product).sum(0)
             better = (error < least) & (np.abs(s) >= np.finfo(np.float32).tiny) & np.isfinite(s)
             least[better], scale[better], zero[better] = error[better], s[better], z[better]
 
@@ -235,7 +238,8 @@ def _improve(rows: npt.NDArray[Any], importance: Floats, out: Blocks) -> None:
         if not len(changed):
             return
         w, d, scale, zero = w[:, changed], d[:, changed], scale[changed], zero[changed]
-        c = _centred(w, scale, zero, format)
+        c = np.empty_like(w)
+        _centre(w, scale, zero, format, c)
         # The margin is far above what the order of a float64 sum can change.
         keep = _exact_error(w, d, c * scale) < plain_error[changed] * (1 - 1e-9)
     changed, c, scale, zero = changed[keep], c[:, keep], scale[keep], zero[keep]
@@ -246,14 +250,13 @@ def _improve(rows: npt.NDArray[Any], importance: Floats, out: Blocks) -> None:
         out.zero_points[...] = pack(zeros, format.bits)
 
 
-def _centred(w: Floats, scale: Floats, zero: Floats, format: BlockFormat) -> Floats:
-    """`code - zero` [block, blocks] as float32, where the code is nearest to w."""
-    c = w / scale
-    c += zero
-    np.rint(c, out=c)
-    np.clip(c, 0, format.max_code, out=c)
-    c -= zero
-    return c
+def _centre(w: Floats, scale: Floats, zero: Floats, format: BlockFormat, out: Floats) -> None:
+    """Write `code - zero` [block, blocks] to `out`, where the code is nearest to w."""
+    np.divide(w, scale, out=out)
+    out += zero
+    np.rint(out, out=out)
+    np.clip(out, 0, format.max_code, out=out)
+    out -= zero
 
 
 def _exact_error(w: Floats, d: Floats, restored: Floats) -> npt.NDArray[np.float64]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from surgery.base.errors import PackageError, UserError
 from surgery.engine.admission import read_model
 from surgery.engine.upgrade import upgrade
+from surgery.rewrite.matcher import LARGEST_CONSTANT
 from surgery.rewrite.weights import Inline, RowTensor
 
 WEIGHT = 1024
@@ -35,8 +37,9 @@ def load(path: Path, weights: Path | None = None) -> ir.Model:
 def load_any(path: Path, weights: Path | None = None, weight: int = WEIGHT) -> ir.Model:
     """Load a graph of any exporter, in the form that the passes expect.
 
-    Its opset is raised to the one that has `Attention`, unknown shapes are inferred, constants
-    become initializers, and large initializers become weights, which passes wrap and never read.
+    Local functions are inlined, its opset is raised to the one that has `Attention`, unknown
+    shapes are inferred, constants become initializers, small ones in data files are read, and large
+    initializers of floats become weights, which passes wrap and never read.
 
     Args:
         path: an ONNX file.
@@ -46,7 +49,11 @@ def load_any(path: Path, weights: Path | None = None, weight: int = WEIGHT) -> i
     Raises:
         PackageError: no such file, or no ONNX graph in it.
     """
-    model = upgrade(load(path, weights), weights or path.parent)
+    model = load(path, weights)
+    if model.functions:
+        common.InlinePass()(model)
+    near(model, weight)
+    model = upgrade(model, weights or path.parent)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     for graph in model.graphs():
         for value in graph.initializers.values():
@@ -56,6 +63,23 @@ def load_any(path: Path, weights: Path | None = None, weight: int = WEIGHT) -> i
             if tensor.dtype.is_floating_point() and tensor.nbytes >= weight:
                 value.const_value = RowTensor(Inline(tensor), name=value.name or "")
     return model
+
+
+def near(model: ir.Model, weight: int) -> None:
+    """Read constants that lie in data files: those of few bytes, and integers for matching.
+
+    torch's own saver writes every tensor of more than 256 bytes into a data file, frequencies of
+    rotary embeddings among them.
+    """
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if not isinstance(tensor, ir.ExternalTensor):
+                continue
+            whole = not tensor.dtype.is_floating_point() and tensor.size <= LARGEST_CONSTANT
+            if whole or tensor.nbytes < weight:
+                array = np.array(tensor.numpy())
+                value.const_value = ir.Tensor(array, dtype=tensor.dtype, name=value.name)
 
 
 def graph_files(source: Path) -> list[Path]:

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from surgery.match.probe import Leaks, Region
+from surgery.match.scores import LOWEST
 from surgery.rewrite.builder import Builder
 
 
@@ -64,6 +65,8 @@ def read_mask(mask: ir.Value, past: ir.Value, query: ir.Value) -> Mask | str:
             got = region(feeds)
         except Exception as e:  # onnxruntime raises its own kinds
             return f"another mask, which does not run at batch {b}, sequence {s}, past {p}: {e}"
+        if got.dtype == np.float32 and bool(np.all((got == 0) | (got <= LOWEST))):
+            got = got == 0
         if got.dtype != bool or not got.size:
             return f"another mask, of {got.dtype}"
         if p == far and s == 1:
@@ -117,3 +120,50 @@ def additive_mask(mask: ir.Value, add: Builder) -> ir.Value:
     nil = add.constant(np.array(0, np.float32), "shown")
     lowest = add.constant(np.array(np.finfo(np.float32).min), "hidden")
     return add("Where", [mask, nil, lowest], dtype=ir.DataType.FLOAT, shape=mask.shape)
+
+
+PADDED = ((1, 3), (2, 4), (3, 7))
+"""Rows and lengths of padding masks that are tried."""
+
+
+def read_padding(mask: ir.Value) -> ir.Value | str:
+    """Run a mask and compare it with one that hides the same keys from every query of a row.
+
+    Args:
+        mask: `[B, 1, S, S]`, bool, or float to be added.
+
+    Returns:
+        The graph's padding input `[B, S]`, or the reason why the mask is another one.
+    """
+    producer = mask.producer()
+    if producer is None or not isinstance(producer.graph, ir.Graph):
+        return "a graph input or a constant"
+    graph = producer.graph
+    try:
+        region = Region(graph, graph.inputs, mask)
+    except Leaks as e:
+        return f"a mask that reads more than the graph's inputs: {e}"
+    read = [v for v in graph.inputs if v.name in region.numbers]
+    whole = [v for v in read if v.dtype in (ir.DataType.INT64, ir.DataType.INT32) and rank(v) == 2]
+    if len(read) != 1 or len(whole) != 1:
+        return f"a mask that reads the numbers of {len(read)} inputs"
+    (padding,) = whole
+    assert padding.shape is not None and padding.dtype is not None
+    for rows, length in PADDED:
+        sizes = dict(zip(map(str, padding.shape), (rows, length), strict=True))
+        feeds = {v.name or "": example(v, False, sizes, length) for v in graph.inputs}
+        valid = np.random.default_rng(length).random((rows, length)) < 0.5
+        valid[:, rows % length] = True
+        feeds[padding.name or ""] = valid.astype(padding.dtype.numpy())
+        try:
+            got = region(feeds)
+        except Exception as e:  # onnxruntime raises its own kinds
+            return f"another mask, which does not run at batch {rows}, length {length}: {e}"
+        if got.dtype == np.float32 and bool(np.all((got == 0) | (got <= LOWEST))):
+            got = got == 0
+        if got.dtype != bool or got.ndim != 4 or got.shape[-1] != length:
+            return f"another mask, {got.shape} of {got.dtype}"
+        want = np.broadcast_to(valid[:, None, None], (rows, 1, got.shape[2], length))
+        if not np.array_equal(np.broadcast_to(got, want.shape), want):
+            return f"another mask at batch {rows}, length {length}"
+    return padding

@@ -53,6 +53,10 @@ def scaled(variance: ir.Value, x: ir.Value, m: Matcher) -> tuple[ir.Value, float
     if len(users) == 1 and users[0].op_type == "Div":
         normed = m.user(root, "Div")
         m.check(normed.inputs[1] is root, "a division by the root", "by another value")
+        one = constant(normed.inputs[0])
+        if one is not None:
+            m.check(one.size == 1 and one.item() == 1.0, "the inverse of the root", one)
+            normed = m.user(normed.outputs[0], "Mul")
     else:
         normed = m.user(m.user(root, "Reciprocal").outputs[0], "Mul")
     m.check(x in normed.inputs, f"{x.name} scaled by its own norm", "another value")

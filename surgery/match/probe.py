@@ -13,6 +13,8 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 
+from surgery.rewrite.matcher import LARGEST_CONSTANT
+
 
 class Leaks(Exception):
     """The region depends on values other than its stated inputs."""
@@ -74,6 +76,14 @@ def session(part: ir.Graph, opsets: Mapping[str, int]) -> ort.InferenceSession:
     """A session of a region, without optimization: it runs a few times on small arrays."""
     for node in part:
         node.metadata_props.clear()
+    for value in part.initializers.values():
+        tensor = value.const_value
+        if tensor is None or isinstance(tensor, ir.Tensor):
+            continue
+        if tensor.size > LARGEST_CONSTANT:
+            raise Leaks(f"{value.name}, {tensor.size} numbers: a weight")
+        array = np.array(tensor.numpy())
+        value.const_value = ir.Tensor(array, dtype=tensor.dtype, name=value.name)
     part.opset_imports.update(opsets)
     options = ort.SessionOptions()
     options.log_severity_level = 3

@@ -219,3 +219,16 @@ def rotate(found: Rotation, op: Op, add: Builder) -> None:
     out = op(x, layout(found))
     out = add("Reshape", [out, split], like=before)
     replace(found.joined, add("Transpose", [out], {"perm": [0, 2, 1, 3]}, like=whole))
+
+
+def batched(position: ir.Value, x: ir.Value, add: Builder) -> ir.Value:
+    """Positions `[B, S]` of rows x `[B, ...]`; those of `[1, S]` hold for every row."""
+    rows = position.shape[0] if position.shape is not None else None
+    batch = x.shape[0] if x.shape is not None else None
+    if rows != 1 or batch == 1:
+        return position
+    one = add.constant(np.array([1], np.int64), "one_row")
+    count = add("Shape", [x], {"start": 0, "end": 1}, dtype=ir.DataType.INT64, shape=[1])
+    wide = add("Concat", [count, one], {"axis": 0}, dtype=ir.DataType.INT64, shape=[2])
+    assert position.shape is not None
+    return add("Expand", [position, wide], dtype=position.dtype, shape=(batch, position.shape[1]))

@@ -17,7 +17,14 @@ def masked(scores: ir.Value, m: Matcher) -> tuple[ir.Value | None, ir.Value]:
 
     For Where(condition, 0, lowest) the mask is the condition.
     """
-    node = m.producer(scores, "Add", "Mul", "Div", "MatMul")
+    node = m.producer(scores, "Add", "Mul", "Div", "MatMul", "Where")
+    if node.op_type == "Where":
+        hidden = constant(node.inputs[2])
+        lowest = hidden is not None and bool(np.all(hidden <= LOWEST))
+        m.check(lowest, "scores where the mask is true, else a lowest number", node.inputs[2])
+        condition, before = node.inputs[:2]
+        assert condition is not None and before is not None
+        return condition, before
     if node.op_type != "Add":
         return None, scores
     a, b = node.inputs
@@ -74,13 +81,33 @@ def factored(value: ir.Value | None) -> tuple[float, ir.Value]:
     return 1.0, value
 
 
-def keys(turned: ir.Value, m: Matcher) -> tuple[ir.Value, bool]:
-    """Keys before their Transpose to `[B, N, D, T]`, and whether it moved the heads too."""
-    node = m.producer(turned, "Transpose")
-    perm = list(node.attributes.get_ints("perm", ()))
-    m.check(perm in ([0, 1, 3, 2], [0, 2, 3, 1]), "keys turned for the product", perm)
-    assert node.inputs[0] is not None
-    return node.inputs[0], perm == [0, 2, 3, 1]
+def keys(turned: ir.Value, m: Matcher) -> tuple[ir.Value, tuple[int, ...]]:
+    """Keys before they were turned to `[B, N, D, T]`, and the order of axes that is left to do.
+
+    Keys that no Transpose turns directly are turned back: `attention_heads` finds their rows.
+    """
+    m.rank(turned, 4)
+    node = turned.producer()
+    if node is not None and node.op_type == "Transpose" and node.inputs[0] is not None:
+        perm = list(node.attributes.get_ints("perm", ()))
+        if perm == [0, 1, 3, 2]:
+            return node.inputs[0], ()
+        if perm == [0, 2, 3, 1]:
+            return node.inputs[0], (0, 2, 1, 3)
+    return turned, (0, 1, 3, 2)
+
+
+def guarded(weights: ir.Value, m: Matcher) -> ir.Value:
+    """The attention weights after the guard that turns rows of NaN into zeros, if there is one."""
+    users = weights.consumers()
+    if sorted(user.op_type for user in users) != ["IsNaN", "Where"]:
+        return weights
+    asked, chosen = sorted(users, key=lambda user: user.op_type)
+    zero = constant(chosen.inputs[1])
+    whole = chosen.inputs[0] is asked.outputs[0] and chosen.inputs[2] is weights
+    m.check(whole and zero is not None and not zero.any(), "zeros where the weights are NaN", zero)
+    m.check(len(asked.outputs[0].uses()) == 1, "a guard that nothing else reads", "other readers")
+    return chosen.outputs[0]
 
 
 def repeated(value: ir.Value) -> ir.Value:

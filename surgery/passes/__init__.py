@@ -5,11 +5,14 @@ instances are not thread-safe: use one for each thread.
 """
 
 from surgery.passes.attention.attention import Attention
+from surgery.passes.attention.attention_bias import AttentionBias
+from surgery.passes.attention.attention_heads import AttentionHeads
 from surgery.passes.attention.group_query_attention import GroupQueryAttention
 from surgery.passes.attention.multi_head_attention import MultiHeadAttention
 from surgery.passes.attention.packed_attention import PackedAttention
 from surgery.passes.attention.plain_attention import PlainAttention
 from surgery.passes.attention.qkv_split import QkvSplit
+from surgery.passes.mlp.bias_gelu import BiasGelu
 from surgery.passes.mlp.gelu import Gelu
 from surgery.passes.mlp.layer_scale import LayerScale
 from surgery.passes.mlp.mixture_of_experts import MixtureOfExperts
@@ -17,6 +20,7 @@ from surgery.passes.mlp.silu import Silu
 from surgery.passes.norms.head_norm import HeadNorm
 from surgery.passes.norms.layer_norm import LayerNorm
 from surgery.passes.norms.rms_norm import RmsNorm
+from surgery.passes.norms.skip_bias import SkipBias
 from surgery.passes.norms.skip_layer_norm import SkipLayerNorm
 from surgery.passes.norms.skip_rms_norm import SkipRmsNorm
 from surgery.passes.outputs.hidden_states import HiddenStates
@@ -29,11 +33,14 @@ from surgery.passes.rotary.half_angles import HalfAngles
 from surgery.passes.rotary.late_repeat import LateRepeat
 from surgery.passes.rotary.multimodal_rotary import MultimodalRotary
 from surgery.passes.rotary.rotary import Rotary
+from surgery.passes.rotary.rotary_rows import RotaryRows
 from surgery.passes.tidy.dims import Dims
 from surgery.passes.tidy.fold import Fold
+from surgery.passes.tidy.lengths import Lengths
 from surgery.passes.tidy.noop import Noop
 from surgery.passes.tidy.opset import Opset
 from surgery.passes.tidy.reshape_chain import ReshapeChain
+from surgery.passes.tidy.shapes import Shapes
 from surgery.passes.tidy.slices import Slices
 from surgery.passes.tidy.static_reshape import StaticReshape
 from surgery.passes.vision.deepstack import DeepStack
@@ -52,12 +59,15 @@ from surgery.passes.weights.weight_transpose import WeightTranspose
 from surgery.rewrite.contract import Pass
 
 TIDY: tuple[Pass, ...] = (
+    Shapes(),
     Dims({"past + sequence": "total"}),
     Fold(),
+    Shapes(),
     Dims({"past + sequence": "total"}),
-    Noop(),
+    Noop(reshapes=True),
     WeightCast(),
     StaticReshape(),
+    Lengths(),
     ZeroBias(),
 )
 """Brings a graph into the form that the other passes match."""
@@ -65,6 +75,9 @@ TIDY: tuple[Pass, ...] = (
 __all__ = [
     "TIDY",
     "Attention",
+    "AttentionBias",
+    "AttentionHeads",
+    "BiasGelu",
     "DeepStack",
     "Dims",
     "FeatureConcat",
@@ -85,6 +98,7 @@ __all__ = [
     "LateRepeat",
     "LayerNorm",
     "LayerScale",
+    "Lengths",
     "MatMulNBits",
     "MixtureOfExperts",
     "MixtureOfExpertsNBits",
@@ -99,7 +113,10 @@ __all__ = [
     "ReshapeChain",
     "RmsNorm",
     "Rotary",
+    "RotaryRows",
+    "Shapes",
     "Silu",
+    "SkipBias",
     "SkipLayerNorm",
     "SkipRmsNorm",
     "Slices",

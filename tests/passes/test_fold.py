@@ -120,3 +120,26 @@ def test_known_lengths(build, same_numbers, rng):
     ops = [node.op_type for node in model.graph]
     assert ops == ["Shape", "Gather", "Unsqueeze", "Concat", "Reshape"]
     assert "[48]" in view.text(model)
+
+
+RANDOM = """
+g (float[4] x) => (float[4] y) <float[4] chance = {0.5, 0.5, 0.5, 0.5}> {
+  tossed = OP(chance)
+  y = Add(x, tossed)
+}
+"""
+SEQUENCE = """
+g (int64 at) => (float[2] y) <float[2] a = {1, 2}, float[2] b = {3, 4}> {
+  both = SequenceConstruct(a, b)
+  y = SequenceAt(both, at)
+}
+"""
+
+
+@pytest.mark.parametrize("op", ["Bernoulli", "RandomNormalLike", "RandomUniformLike"])
+def test_random_numbers_stay_random(build, untouched, op):
+    untouched(make(), build(RANDOM.replace("OP", op)), "")
+
+
+def test_sequences_stay(build, untouched):
+    untouched(make(), build(SEQUENCE), "")

@@ -217,3 +217,47 @@ def test_no_window(build, untouched, new):
     text = BEFORE.replace(ALL, new).replace("int64 nil", "int64 window = {2}, int64 nil")
     text = text.replace("  column =", "  total = Add(t, step)\n  column =")
     untouched(make(), build(text), "another mask")
+
+
+def narrowed(width, values):
+    """The graph with heads, and values, of other widths."""
+    text = BEFORE.replace("{0, 0, 4, 16}", f"{{0, 0, 4, {width}}}")
+    text = text.replace("kv_heads = {0, 0, 2, 16}", f"kv_heads = {{0, 0, 2, {width}}}")
+    text = text.replace("int64[3] merged", f"int64[4] v_heads = {{0, 0, 2, {values}}}, int64[3] merged")
+    text = text.replace("split_v = Reshape(v, kv_heads)", "split_v = Reshape(v, v_heads)")
+    text = text.replace("merged = {0, 0, 64}", f"merged = {{0, 0, {4 * values}}}")
+    text = text.replace("sequence,64] q", f"sequence,{4 * width}] q")
+    text = text.replace("sequence,32] k", f"sequence,{2 * width}] k")
+    text = text.replace("sequence,32] v", f"sequence,{2 * values}] v")
+    text = text.replace("sequence,64] y", f"sequence,{4 * values}] y")
+    for side, size in (("past", width), ("total", width)):
+        text = text.replace(f"{side},16] {'past' if side == 'past' else 'present'}_key",
+                            f"{side},{size}] {'past' if side == 'past' else 'present'}_key")
+    text = text.replace("past,16] past_value", f"past,{values}] past_value")
+    return text.replace("total,16] present_value", f"total,{values}] present_value")
+
+
+@pytest.mark.parametrize(("width", "values", "reason"), [
+    (100, 100, "a multiple of 8"), (4, 4, "a multiple of 8"), (16, 8, "values as wide as keys"),
+])  # fmt: skip
+def test_refused_widths(build, untouched, width, values, reason):
+    """Widths that onnxruntime's op refuses: the graph runs as it is, so it stays."""
+    untouched(make(), build(narrowed(width, values)), reason)
+
+
+def test_left_padding_is_refused_aloud(build, run, rng):
+    """Rows padded on the left raise an error; those padded on the right compute what they did."""
+    model = build(BEFORE)
+    right = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]], np.int64)
+    want = run(model, feeds(np.random.default_rng(1), 2, 5, 0, right))
+    GroupQueryAttention(refuse_left=True)(model)
+    got = run(model, feeds(np.random.default_rng(1), 2, 5, 0, right))
+    for row, length in enumerate(right.sum(1)):
+        np.testing.assert_allclose(
+            got["y"][row, :length], want["y"][row, :length], rtol=2e-5, atol=2e-6
+        )
+    for left in ([0, 1, 1, 1, 1], [0, 0, 0, 0, 1]):
+        with pytest.raises(Exception, match="seqlens_k"):
+            run(model, feeds(rng, 2, 5, 0, np.array([[1] * 5, left], np.int64)))
+    with pytest.raises(Exception, match="seqlens_k"):
+        run(model, feeds(rng, 2, 1, 4, np.array([[1] * 5, [0, 0, 1, 1, 1]], np.int64)))

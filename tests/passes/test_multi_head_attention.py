@@ -124,3 +124,50 @@ def test_nothing_to_see(build, run, rng):
     assert not want[0, 1].any()
     np.testing.assert_allclose(got[0, 1], feeds["v"][0].mean(0), rtol=1e-5)
     np.testing.assert_allclose(got[0, ::2], want[0, ::2], rtol=2e-5, atol=2e-6)
+
+
+PADDED = """
+g (float[B,S,64] x, int64[B,S] attention_mask) => (float[B,S,64] y)
+<int64[4] heads = {0, 0, 4, 16}, int64[3] merged = {0, 0, 64}, int64[2] a12 = {1, 2},
+ float nil = {0}, float low = {-3.4e38}> {
+  split = Reshape(x, heads)
+  q = Transpose<perm = [0, 2, 1, 3]>(split)
+  valid = Cast<to = 9>(attention_mask)
+  wide = Unsqueeze(valid, a12)
+  mask = Where(wide, nil, low)
+  scores = Attention(q, q, q, mask)
+  back = Transpose<perm = [0, 2, 1, 3]>(scores)
+  y = Reshape(back, merged)
+}
+"""
+
+
+def padded(text):
+    """The graph with a row of the mask for each query."""
+    grown = "rows = Shape<start = 1, end = 2>(x)\n  size = Concat<axis = 0>(one, one, rows, one)\n"
+    text = text.replace("  mask = Where", f"  {grown}  all = Expand(wide, size)\n  mask = Where")
+    return text.replace("(wide, nil", "(all, nil").replace("float nil", "int64[1] one = {1}, float nil")
+
+
+def padded_feeds(rng):
+    for b, s in ((1, 3), (2, 5), (4, 9)):
+        mask = (np.arange(s) < rng.integers(1, s + 1, (b, 1))).astype(np.int64)
+        yield {"x": rng.standard_normal((b, s, 64)).astype(np.float32), "attention_mask": mask}
+
+
+def test_padding(build, same_numbers, rng):
+    """A mask of keys alone becomes the graph's own padding mask."""
+    model = build(padded(PADDED))
+    same_numbers(make(), model, padded_feeds(rng), rtol=2e-5, atol=2e-6)
+    (node,) = [n for n in model.graph if n.op_type == "MultiHeadAttention"]
+    assert node.inputs[4].dtype.name == "INT32" and len(node.inputs) == 5
+    assert not any(n.op_type == "Where" for n in model.graph)
+
+
+def test_padding_turned(build):
+    """One that hides what the input says to see stays as it is."""
+    text = padded(PADDED).replace("(all, nil, low)", "(all, low, nil)")
+    model = build(text)
+    make()(model)
+    nodes = [n for n in model.graph if n.op_type == "MultiHeadAttention"]
+    assert all(len(n.inputs) == 6 and n.inputs[4] is None for n in nodes)

@@ -21,6 +21,8 @@ MISSES = [
     ("float[B,S,16] b", "float[B,1,16] b", "a sum of equal shapes"),
     ("axis = -1", "axis = 1", "a norm over the last axis"),
     ("(h, norm_weight, norm_bias)", "(h, w, norm_bias)", "a weight that is not computed"),
+    ("float[16] norm_weight", "float[1] norm_weight", "weights of shape [16]"),
+    ("float[16] norm_bias", "float norm_bias", "weights of shape [16]"),
 ]
 TWO = BEFORE.replace(
     "mixed = Mul(normed, early)",

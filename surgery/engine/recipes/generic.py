@@ -8,6 +8,9 @@ from surgery.engine.targets import F16, F32
 from surgery.engine.upgrade import OPSET
 from surgery.passes import (
     Attention,
+    AttentionBias,
+    AttentionHeads,
+    BiasGelu,
     Dims,
     Fold,
     FreqTable,
@@ -20,6 +23,7 @@ from surgery.passes import (
     LateRepeat,
     LayerNorm,
     LayerScale,
+    Lengths,
     MatMulNBits,
     MultiHeadAttention,
     MultimodalRotary,
@@ -32,7 +36,10 @@ from surgery.passes import (
     ReshapeChain,
     RmsNorm,
     Rotary,
+    RotaryRows,
+    Shapes,
     Silu,
+    SkipBias,
     SkipLayerNorm,
     SkipRmsNorm,
     Slices,
@@ -44,12 +51,15 @@ from surgery.passes import (
 )
 
 TIDY: Recipe[Settings] = (
+    Step(Shapes),
     Step(Dims, lambda f: {"aliases": {"past + sequence": "total"}}),
     Step(Fold),
+    Step(Shapes),
     Step(Dims, lambda f: {"aliases": {"past + sequence": "total"}}),
-    Step(Noop),
+    Step(Noop, lambda f: {"reshapes": True}),
     Step(WeightCast),
     Step(StaticReshape),
+    Step(Lengths),
     Step(ZeroBias),
 )
 """Brings a graph into the form that the other passes match."""
@@ -68,6 +78,7 @@ ROTARY: Recipe[Settings] = (
     Step(FreqTable, lambda f: {"rows": f.options.max_length}),
     Step(MultimodalRotary, lambda f: {"fused": f.target.runs("MRotaryEmbedding", F32)}),
     Step(Rotary),
+    Step(RotaryRows),
     Step(HeadNorm),
 )
 
@@ -77,6 +88,8 @@ MLP: Recipe[Settings] = (
     Step(LayerScale),
     Step(SkipLayerNorm),
     Step(SkipRmsNorm),
+    Step(SkipBias, when=lambda f: f.text_dtype == F32),
+    Step(BiasGelu, when=lambda f: f.text_dtype == F32),
 )
 
 WEIGHTS: Recipe[Settings] = (
@@ -104,7 +117,8 @@ DECODER: Recipe[Settings] = (
     *NORMS,
     *ROTARY,
     Step(Attention),
-    Step(GroupQueryAttention),
+    Step(AttentionHeads),
+    Step(GroupQueryAttention, lambda f: {"refuse_left": True}),
     *MLP,
     Step(LastLogits),
     *WEIGHTS,
@@ -118,8 +132,10 @@ VISION: Recipe[Settings] = (
     *NORMS,
     *ROTARY,
     Step(Attention),
+    Step(AttentionHeads),
     Step(PackedAttention),
     Step(MultiHeadAttention),
+    Step(AttentionBias, when=lambda f: f.text_dtype == F32),
     *MLP,
     *WEIGHTS,
 )
@@ -132,9 +148,11 @@ ANY: Recipe[Settings] = (
     *NORMS,
     *ROTARY,
     Step(Attention),
-    Step(GroupQueryAttention),
+    Step(AttentionHeads),
+    Step(GroupQueryAttention, lambda f: {"refuse_left": True}),
     Step(PackedAttention),
     Step(MultiHeadAttention),
+    Step(AttentionBias, when=lambda f: f.text_dtype == F32),
     *MLP,
     *WEIGHTS,
 )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from surgery.match.scores import capped, factored, keys, masked, repeated, scaled
+from surgery.match.scores import capped, factored, guarded, keys, masked, repeated, scaled
 from surgery.rewrite.builder import Builder, replace
 from surgery.rewrite.contract import NodePass
 from surgery.rewrite.matcher import Matcher
@@ -19,8 +19,8 @@ class Written:
 
     Attributes:
         query: `[B, N, S, D]`.
-        key: `[B, K, T, D]`, N a multiple of K; `[B, T, K, D]` where `moved`.
-        moved: one Transpose moves the heads of the keys and turns them for the product.
+        key: `[B, K, T, D]`, N a multiple of K, after `perm`.
+        perm: order of axes in which the keys still have to be brought; empty for none.
         value: `[B, K, T, D]`.
         mask: bool, or float to be added; None without.
         scale: of the scores.
@@ -30,7 +30,7 @@ class Written:
 
     query: ir.Value
     key: ir.Value
-    moved: bool
+    perm: tuple[int, ...]
     value: ir.Value
     mask: ir.Value | None
     scale: float
@@ -42,7 +42,8 @@ class Attention(NodePass[Written]):
     """Attention written out in separate nodes becomes one node.
 
     before  MatMul(Softmax(scale * MatMul(q, Transpose(k)) + mask), v) ; keys and values may be
-            repeated over their heads, scores may be capped by c * Tanh(scores / c)
+            repeated over their heads, scores may be capped by c * Tanh(scores / c), rows of NaN
+            may become zeros
     after   Attention(q, k, v, mask)
     keeps   values up to the order of sums ; of a mask Where(bool, 0, lowest) the bool, so that
             later passes can read it: a query that such a mask leaves no key then gets zeros
@@ -73,8 +74,9 @@ class Attention(NodePass[Written]):
         assert scores is not None
         m.check(node.attributes.get_int("axis", -1) in (-1, 3), "a softmax over keys", node)
         m.rank(scores, 4)
-        out = m.user(node.outputs[0], "MatMul")
-        m.check(out.inputs[0] is node.outputs[0], "weights times values", "values times weights")
+        weights = guarded(node.outputs[0], m)
+        out = m.user(weights, "MatMul")
+        m.check(out.inputs[0] is weights, "weights times values", "values times weights")
         mask, scores = masked(scores, m)
         cap, scores = capped(scores, m)
         scale, product = scaled(scores, m)
@@ -82,18 +84,21 @@ class Attention(NodePass[Written]):
         assert query is not None and out.inputs[1] is not None
         factor, query = factored(query)
         other_factor, turned = factored(turned)
-        key, moved = keys(turned, m)
+        key, perm = keys(turned, m)
         whole = key, out.inputs[1]
-        key, value = whole if moved else map(repeated, whole)
-        axis = 2 if moved else 1
+        key, value = whole if perm else map(repeated, whole)
+        axis = 2 if perm == (0, 2, 1, 3) else 1
         if key.shape is None or value.shape is None or key.shape[axis] != value.shape[1]:
             key, value = whole  # without the repetition their heads differ: only one was repeated
         m.rank(query, 4)
         m.check(opset >= 23, "opset 23, which has Attention", opset)
         m.check(cap == 0.0 or mask is None or mask.dtype == ir.DataType.BOOL,
                 "a mask of bool beside a cap", mask)  # fmt: skip
+        guard = weights is not node.outputs[0]
+        fits = not guard or mask is None or mask.dtype == ir.DataType.BOOL
+        m.check(fits, "a mask of bool beside a guard against NaN", mask)
         scale *= factor * other_factor
-        return Written(query, key, moved, value, mask, scale, cap, out.outputs[0])
+        return Written(query, key, perm, value, mask, scale, cap, out.outputs[0])
 
     def rewrite(self, node: ir.Node, found: Written, add: Builder) -> None:
         """Put one node in place of the product with the values."""
@@ -101,10 +106,10 @@ class Attention(NodePass[Written]):
         assert end is not None
         add.before = end
         key = found.key
-        if found.moved:
-            b, t, n, d = key.shape or (None,) * 4
-            perm = {"perm": [0, 2, 1, 3]}
-            key = add("Transpose", [key], perm, dtype=key.dtype, shape=(b, n, t, d))
+        if found.perm:
+            shape = [key.shape[i] if key.shape is not None else None for i in found.perm]
+            perm = {"perm": list(found.perm)}
+            key = add("Transpose", [key], perm, dtype=key.dtype, shape=shape)
         inputs = [found.query, key, found.value]
         if found.mask is not None:
             if found.mask not in self.masks:

@@ -42,11 +42,11 @@ class GroupQueryAttention(NodePass[Grouped]):
     after   GroupQueryAttention(q, k, v, past_k, past_v, sum(mask) - 1, T) -> out, present_k/v ;
             with local_window_size where the mask has a window, softcap where the op has one
     keeps   names of the cache; past and present may share one buffer longer than T ; rows padded
-            on the right: rows padded on the left get other values, without a warning ; head
-            widths are not checked: onnxruntime runs the op only for widths that are multiples of
-            8, with values as wide as keys, and raises an error for others
+            on the right: rows padded on the left get other values, without a warning, unless
+            `refuse_left` makes onnxruntime raise an error for them
     not     a mask other than (causal, within a window, and attention_mask), found by running it;
-            a past that is no graph input; causality of the op itself beside the mask
+            a past that is no graph input; causality of the op itself beside the mask; head widths
+            that are no multiples of 8, values of another width than keys: onnxruntime refuses both
     why     no mask of S x T is built, no cache is copied, keys and values are never repeated
     upstream microsoft/onnxscript#2424
     """
@@ -55,9 +55,16 @@ class GroupQueryAttention(NodePass[Grouped]):
     needs = ("dims", "fold", "noop", "static_reshape")
     anchors = ("Attention",)
 
-    def __init__(self, *, expect: int | None = None) -> None:
-        """Set what is expected; see `Pass`."""
+    def __init__(self, refuse_left: bool = False, *, expect: int | None = None) -> None:
+        """Choose what becomes of batches that are padded on the left.
+
+        Args:
+            refuse_left: let a row whose first token is hidden have a length that onnxruntime
+                refuses on a CPU; for graphs whose callers may pad either side.
+            expect: number of sites that the pass must find; None for any number.
+        """
         super().__init__(expect=expect)
+        self.refuse_left = refuse_left
         self.masks: dict[ir.Value, Mask | str] = {}
         self.lengths: tuple[ir.Value, ir.Value] | None = None
 
@@ -70,6 +77,10 @@ class GroupQueryAttention(NodePass[Grouped]):
         q, heads = split(query, m)
         k, kv_heads = split(new_key, m)
         v, _ = split(new_value, m)
+        widths = [x.shape[-1] if x.shape is not None else None for x in (query, key, value)]
+        m.check(len(set(map(str, widths))) == 1, "values as wide as keys", widths)
+        even = isinstance(widths[0], int) and widths[0] % 8 == 0
+        m.check(even, "a head width that is a multiple of 8", widths[0])
         softcap = node.attributes.get_float("softcap", 0.0)
         own = node.attributes.get_int("is_causal", 0)
         m.check(own == 0, "no causality of its own beside the mask", own)
@@ -99,7 +110,7 @@ class GroupQueryAttention(NodePass[Grouped]):
     def rewrite(self, node: ir.Node, found: Grouped, add: Builder) -> None:
         """Add one node, whose outputs take over the names of the cache."""
         if self.lengths is None:
-            self.lengths = lengths(found.mask.padding, add)
+            self.lengths = lengths(found.mask.padding, self.refuse_left, add)
         inputs = [
             *(flat(x, add) for x in (found.query, found.key, found.value)),
             *(found.past_key, found.past_value),
@@ -135,8 +146,11 @@ def concatenated(value: ir.Value | None, m: Matcher) -> tuple[ir.Value, ir.Value
     return past, new
 
 
-def lengths(mask: ir.Value, add: Builder) -> tuple[ir.Value, ir.Value]:
-    """Inputs `seqlens_k`, the last valid position of each row `[B]`, and T, both int32."""
+def lengths(mask: ir.Value, refuse_left: bool, add: Builder) -> tuple[ir.Value, ir.Value]:
+    """Inputs `seqlens_k`, the last valid position of each row `[B]`, and T, both int32.
+
+    With `refuse_left` a row whose first valid position is f > 0 gets a length above f * T.
+    """
     one, axis = np.array(1, np.int64), np.array([1], np.int64)
     batch = mask.shape[0] if mask.shape is not None else None
     count = add(
@@ -145,6 +159,12 @@ def lengths(mask: ir.Value, add: Builder) -> tuple[ir.Value, ir.Value]:
     )  # fmt: skip
     last = add("Sub", [count, add.constant(one, "one")], like=count)
     to = {"to": ir.DataType.INT32}
+    if refuse_left:
+        of_rows = {"axis": 1, "keepdims": 0}
+        first = add("ArgMax", [mask], of_rows, dtype=ir.DataType.INT64, shape=(batch,))
+        axis_1 = {"start": 1, "end": 2}
+        length = add("Shape", [mask], axis_1, dtype=ir.DataType.INT64, shape=(1,))
+        last = add("Add", [last, add("Mul", [first, length], like=first)], like=last)
     last = add("Cast", [last], to, dtype=ir.DataType.INT32, shape=(batch,))
     total = add("Shape", [mask], {"start": 1, "end": 2}, dtype=ir.DataType.INT64, shape=(1,))
     total = add("Squeeze", [total], dtype=ir.DataType.INT64, shape=())

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from surgery.match.heads import flat, merged, split
-from surgery.match.masks import additive_mask
+from surgery.match.masks import additive_mask, read_padding
 from surgery.match.probe import Leaks, Region
 from surgery.match.shapes import same_dim
 from surgery.rewrite.builder import Builder, replace
@@ -28,6 +28,8 @@ class Full:
     """`[B, S, N * D]` or `[B, S, N, D]`."""
     mask: ir.Value | None
     """`[B, N, S, T]`, or 1 in place of B or N; None where it hides nothing."""
+    padding: ir.Value | None
+    """Input `[B, T]` whose zeros are the keys that the mask hides; None for another mask."""
     heads: int
     scale: float
     end: ir.Value
@@ -38,7 +40,8 @@ class MultiHeadAttention(NodePass[Full]):
     """Attention reads rows as the projections write them, without moving heads to the front.
 
     before  Attention(q, k, v [B, N, S, D], each Transpose(Reshape(x)), mask) ; Transpose ; Reshape
-    after   MultiHeadAttention(x_q, x_k, x_v [B, S, N * D], mask as numbers to be added)
+    after   MultiHeadAttention(x_q, x_k, x_v [B, S, N * D], mask as numbers to be added) ; a mask
+            that hides the zeros of an input [B, S] becomes that input, which running it shows
     keeps   values up to the order of sums ; a mask that hides nothing is left out if it is
             constant or computed from shapes alone, which running it shows ; a query that a bool
             mask leaves no key gets the mean of all values instead of zeros
@@ -55,6 +58,7 @@ class MultiHeadAttention(NodePass[Full]):
         """Set what is expected; see `Pass`."""
         super().__init__(expect=expect)
         self.masks: dict[ir.Value, str | None] = {}
+        self.paddings: dict[ir.Value, ir.Value | None] = {}
         self.biases: dict[ir.Value, ir.Value] = {}
 
     def mask(self, mask: ir.Value) -> str | None:
@@ -63,9 +67,17 @@ class MultiHeadAttention(NodePass[Full]):
             self.masks[mask] = read_mask(mask)
         return self.masks[mask]
 
+    def padding(self, mask: ir.Value) -> ir.Value | None:
+        """`read_padding`, cached; None for another mask."""
+        if mask not in self.paddings:
+            found = read_padding(mask)
+            self.paddings[mask] = None if isinstance(found, str) else found
+        return self.paddings[mask]
+
     def forget(self) -> None:
         """Clear what was cached about a graph."""
         self.masks.clear()
+        self.paddings.clear()
         self.biases.clear()
 
     def match(self, node: ir.Node, m: Matcher) -> Full:
@@ -74,14 +86,15 @@ class MultiHeadAttention(NodePass[Full]):
         m.check(not any(past), "no cache", "past keys")
         if mask is not None and self.mask(mask) is None:
             mask = None
-        if mask is not None:
+        padding = self.padding(mask) if mask is not None else None
+        if mask is not None and padding is None:
             fits(mask, query, key, m)
         own = node.attributes.get_int("is_causal", 0), node.attributes.get_float("softcap", 0.0)
         m.check(own == (0, 0.0), "attention that is neither causal nor capped", own)
         (q, heads), (k, kv_heads), (v, _) = (split(x, m) for x in (query, key, value))
         m.check(heads == kv_heads, f"{heads} key heads", kv_heads)
         scale = node.attributes.get_float("scale", 0.0)  # 0 means 1 / sqrt(head width) in both ops
-        return Full(q, k, v, mask, heads, scale, merged(node.outputs[0], m))
+        return Full(q, k, v, mask, padding, heads, scale, merged(node.outputs[0], m))
 
     def rewrite(self, node: ir.Node, found: Full, add: Builder) -> None:
         """One node in place of nine."""
@@ -89,7 +102,14 @@ class MultiHeadAttention(NodePass[Full]):
         inputs: list[ir.Value | None] = [
             flat(x, add) for x in (found.query, found.key, found.value)
         ]
-        if found.mask is not None:
+        if found.padding is not None:
+            if found.padding not in self.biases:
+                whole = {"to": ir.DataType.INT32}
+                narrow = add("Cast", [found.padding], whole, dtype=ir.DataType.INT32,
+                             shape=found.padding.shape)  # fmt: skip
+                self.biases[found.padding] = narrow
+            inputs += [None, self.biases[found.padding]]
+        elif found.mask is not None:
             if found.mask not in self.biases:
                 self.biases[found.mask] = additive_mask(found.mask, add)
             inputs += [None, None, self.biases[found.mask]]

@@ -44,6 +44,9 @@ class SkipNorm(NodePass[Skip]):
         m.check(add.graph is node.graph, "both in one graph", "two graphs")
         computed = [v.name for v in node.inputs[1:] if v is not None and v.producer() is not None]
         m.check(not computed, "a weight that is not computed", computed)
+        width = a.shape[-1] if a.shape is not None else None
+        rows = [list(v.shape) if v.shape else [] for v in node.inputs[1:] if v is not None]
+        m.check(all(row == [width] for row in rows), f"weights of shape [{width}]", rows)
         first = next(user for user in total.consumers() if user.op_type == node.op_type)
         m.check(first is node, "a sum that is not fused with another norm", place(first))
         return Skip(a, b, total)
@@ -81,9 +84,9 @@ class SkipLayerNorm(SkipNorm):
 
     before  h = a + b ; LayerNormalization(h, weight, bias) ; h read again later
     after   SkipLayerNormalization(a, b, weight, bias) -> norm, -, -, h
-    keeps   the sum as a value of its own, rounded the same ; shapes of weights are not checked:
-            onnxruntime takes weights and biases [H] only and raises an error for others
-    not     sums that broadcast other than over the batch; weights that a node computes
+    keeps   the sum as a value of its own, rounded the same
+    not     sums that broadcast other than over the batch; weights that a node computes, or of
+            another shape than [H], which onnxruntime refuses
     why     the sum is normalized while it is in cache
     """
 

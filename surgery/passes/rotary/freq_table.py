@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from surgery.match.angles import angles_of
 from surgery.match.nodes import other_operand
 from surgery.rewrite.builder import Builder, replace
 from surgery.rewrite.contract import NodePass
@@ -27,7 +28,8 @@ class Angle:
 class FreqTable(NodePass[Angle]):
     """Rotary angles become rows of a table.
 
-    before  Cos(Cast(Unsqueeze(position, -1)) * frequencies) * scale, and Sin alike
+    before  Cos(Cast(Unsqueeze(position, -1)) * frequencies) * scale, and Sin alike ; the product
+            also as MatMul(frequencies, position), turned
     after   Gather(table [rows, F], position)
     keeps   float32 angles, rounded as PyTorch rounds the product ; positions below `rows`:
             onnxruntime raises an error at or above it
@@ -50,6 +52,25 @@ class FreqTable(NodePass[Angle]):
 
     def match(self, node: ir.Node, m: Matcher) -> Angle:
         """From the cosine or sine up to the position, and down to a constant factor."""
+        position, frequencies = self.angle(node, m)
+        scale, end = 1.0, node.outputs[0]
+        users = end.consumers()
+        if len(users) == 1 and users[0].op_type == "Mul" and not end.is_graph_output():
+            factor = other_operand(users[0], end)
+            numbers = constant(factor)
+            if numbers is not None and numbers.ndim == 0:
+                scale, end = float(numbers), users[0].outputs[0]
+        return Angle(position, frequencies.ravel().astype(np.float32), scale, end)
+
+    def angle(self, node: ir.Node, m: Matcher) -> tuple[ir.Value, np.ndarray]:
+        """Positions and frequencies: read off the nodes, or by running what stands there."""
+        made = node.inputs[0].producer() if node.inputs[0] is not None else None
+        if made is not None and made.op_type in ("Transpose", "MatMul", "Reshape", "Identity"):
+            assert node.inputs[0] is not None
+            found = angles_of(node.inputs[0])
+            m.check(not isinstance(found, str), "angles of positions", found)
+            assert not isinstance(found, str)
+            return found
         angle = m.producer(node.inputs[0], "Mul")
         cast, factors = m.operands(angle, "Cast")
         to = cast.attributes["to"].as_int()
@@ -64,14 +85,7 @@ class FreqTable(NodePass[Angle]):
         axes = m.constant(lifted.inputs[1], "a constant axis").ravel().tolist()
         rank = len(position.shape) if position.shape is not None else None
         m.check(axes in ([-1], [rank]), "positions unsqueezed at the end", axes)
-        scale, end = 1.0, node.outputs[0]
-        users = end.consumers()
-        if len(users) == 1 and users[0].op_type == "Mul" and not end.is_graph_output():
-            factor = other_operand(users[0], end)
-            numbers = constant(factor)
-            if numbers is not None and numbers.ndim == 0:
-                scale, end = float(numbers), users[0].outputs[0]
-        return Angle(position, frequencies.ravel().astype(np.float32), scale, end)
+        return position, frequencies
 
     def rewrite(self, node: ir.Node, found: Angle, add: Builder) -> None:
         """Add the table, then look up its rows."""

@@ -7,7 +7,17 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from surgery.match.rotary import Op, Rotation, layout, once, rotate, rotation, twice, unsqueezed
+from surgery.match.rotary import (
+    Op,
+    Rotation,
+    batched,
+    layout,
+    once,
+    rotate,
+    rotation,
+    twice,
+    unsqueezed,
+)
 from surgery.rewrite.builder import Builder, replace
 from surgery.rewrite.contract import NodePass
 from surgery.rewrite.matcher import Matcher, constant
@@ -72,7 +82,8 @@ class Rotary(NodePass[Rotated]):
             start = add.constant(np.array([0], np.int64), "position_0")
 
         def op(x: ir.Value, layout: dict[str, object]) -> ir.Value:
-            inputs = [x, start, *tables]
+            at = batched(start, x, add) if found.position is not None else start
+            inputs = [x, at, *tables]
             return add("RotaryEmbedding", inputs, layout, domain="com.microsoft", like=x)
 
         turn = found.rotation

@@ -92,6 +92,7 @@ def fixed(model: ir.Model) -> dict[str, int | str]:
     for node in (node for graph in model.graphs() for node in graph):
         if node.op_type in PAIRWISE:
             found.update(bounded(node))
+            found.update(placed(node))
         x, rows = (*node.inputs, None)[0], rows_of(node)
         if x is not None and x.shape and rows is not None and named(dim := x.shape[-1]):
             found[str(dim.value)] = rows
@@ -117,6 +118,23 @@ def bounded(node: ir.Node) -> Iterator[tuple[str, str]]:
             number, word = parts[1] or parts[4], parts[2] or parts[3]
             if int(number) > 1 and word == str(beside.value):
                 yield str(dim.value), word
+
+
+def placed(node: ir.Node) -> Iterator[tuple[str, int]]:
+    """Numbers of patches that a stored table fixes: it has a row for each place of a picture.
+
+    The number would be another one only for a picture of a single patch, which the sum would
+    stretch to the whole table.
+    """
+    values = [v for v in node.inputs if v is not None and v.shape is not None]
+    tables = [v for v in values if v.is_initializer()]
+    if len(values) != 2 or len(tables) != 1:
+        return
+    (table,) = tables
+    other = values[0] if table is values[1] else values[1]
+    for dim, rows in zip(reversed(other.shape or ()), reversed(table.shape or ()), strict=False):
+        if named(dim) and "floor(" in str(dim.value) and isinstance(rows, int) and rows > 1:
+            yield str(dim.value), rows
 
 
 def rows_of(node: ir.Node) -> int | None:

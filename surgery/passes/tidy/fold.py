@@ -25,6 +25,15 @@ SMALL = 16
 """Elements up to which equal constants are merged."""
 
 
+UNFOLDED = frozenset((
+    "Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
+    "RandomUniformLike", "Dropout",
+    "Optional", "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert",
+    "SplitToSequence", "StringSplit",
+))  # fmt: skip
+"""Ops that give other numbers at each run, or no tensor."""
+
+
 class Fold(Pass):
     """Constants are computed once, duplicate computations merged, dead nodes removed.
 
@@ -143,6 +152,7 @@ class Precompute(ir.passes.InPlacePass):
         for node in graph:
             known = all(v in fixed or constant(v) is not None for v in node.inputs if v)
             plain = not any(a.type == ir.AttributeType.GRAPH for a in node.attributes.values())
+            plain = plain and node.op_type not in UNFOLDED
             if known and plain and not node.domain and any(node.inputs):
                 fixed.update(node.outputs)
         edge = [
@@ -182,7 +192,9 @@ class MergeConstants(ir.passes.InPlacePass):
 
 
 def spare_weights(node: ir.Node) -> bool | None:
-    """False for a node that reads a weight of the checkpoint; None leaves it to the limits."""
+    """False for a node that reads a weight or must run each time; None leaves it to the limits."""
+    if node.op_type in UNFOLDED:
+        return False
     if any(v is not None and isinstance(v.const_value, ir.ExternalTensor) for v in node.inputs):
         return False
     return None

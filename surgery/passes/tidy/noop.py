@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from surgery.match.shapes import same_shape
 from surgery.rewrite.builder import Builder, replace
 from surgery.rewrite.contract import NodePass
 from surgery.rewrite.matcher import Matcher, constant
@@ -16,7 +17,7 @@ class Noop(NodePass[ir.Value]):
     """Nodes without effect are bypassed.
 
     before  Slice of everything, Transpose that keeps the order, Expand to the same shape, Cast to
-            the same dtype, x * 1, x / 1, x + 0
+            the same dtype, x * 1, x / 1, x + 0 ; Reshape to the same shape where that is asked for
     after   the input itself
     keeps   values, shapes and types
     not     graph outputs that come directly from a graph input, an initializer, another output or
@@ -25,7 +26,18 @@ class Noop(NodePass[ir.Value]):
     """
 
     name = "noop"
-    anchors = ("Slice", "Transpose", "Expand", "Cast", "Mul", "Add", "Div")
+    anchors = ("Reshape", "Slice", "Transpose", "Expand", "Cast", "Mul", "Add", "Div")
+
+    def __init__(self, reshapes: bool = False, *, expect: int | None = None) -> None:
+        """Choose the ops.
+
+        Args:
+            reshapes: whether a Reshape to the same shape goes too; `reshape_chain` removes it
+                later where passes match it first.
+            expect: number of sites that the pass must find; None for any number.
+        """
+        super().__init__(expect=expect)
+        self.reshapes = reshapes
 
     def match(self, node: ir.Node, m: Matcher) -> ir.Value:
         """The value to read instead."""
@@ -35,8 +47,12 @@ class Noop(NodePass[ir.Value]):
             starts, ends = constant(node.inputs[1]), constant(node.inputs[2])
             steps = constant(node.inputs[4]) if len(node.inputs) > 4 else None
             m.check(starts is not None and not starts.any(), "starts of 0", starts)
-            m.check(ends is not None and bool((ends >= FAR).all()), "open ends", ends)
+            opened = ends is not None and bool((ends >= FAR).all())
+            m.check(opened or same_shape(source, out), "open ends, or those of the input", ends)
             m.check(steps is None or bool((steps == 1).all()), "steps of 1", steps)
+        elif node.op_type == "Reshape":
+            m.check(self.reshapes, "reshapes asked for", "Reshape")
+            m.check(same_shape(source, out), "the shape of the input", out.shape)
         elif node.op_type == "Transpose":
             perm = node.attributes.get_ints("perm", ())
             m.check(list(perm) == list(range(len(perm))) and bool(perm), "axes in order", perm)

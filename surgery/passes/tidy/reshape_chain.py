@@ -17,7 +17,8 @@ CHAIN = ("Reshape", "Squeeze", "Unsqueeze")
 class ReshapeChain(NodePass[ir.Value]):
     """Of several reshapes in a row only the last stays; those that change nothing are removed.
 
-    before  Reshape(Reshape(x, a), b), or Reshape(x, b) with x of shape b
+    before  Reshape(Reshape(x, a), b), or Reshape(x, b) with x of shape b, directly or behind
+            another reshape
     after   Reshape(x, b), or x
     keeps   values and the final shape
     not     a last shape that contains 0, which copies a dimension of its own input
@@ -38,6 +39,9 @@ class ReshapeChain(NodePass[ir.Value]):
         if same_shape(source, out) and not out.is_graph_output():
             return source
         inner = m.producer(source, *CHAIN)
+        begin = inner.inputs[0]
+        if begin is not None and same_shape(begin, out) and not out.is_graph_output():
+            return begin
         shape = constant(node.inputs[1])
         m.check(shape is not None and bool((shape != 0).all()), "a final shape without 0", shape)
         first = inner.inputs[0]

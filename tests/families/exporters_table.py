@@ -1,0 +1,68 @@
+"""The table of exporters, as Markdown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cells import CELLS, Cell
+from judge import ATTENTIONS, Verdict
+
+TABLE = Path(__file__).parent / "EXPORTERS.md"
+HEAD = """\
+# Graphs as exporters write them
+
+Two-layer random models at published head widths, exported with each exporter's defaults and
+transformers' own attention, weights where torch's saver puts them. `attention`: layers whose
+attention became GroupQueryAttention or MultiHeadAttention, of those that the model has. Nodes are
+those of the graph as it came, after our generic recipe, after
+`onnxscript.rewriter.ort_fusions.optimize_for_ort` and after `onnxruntime.transformers.optimizer`
+(the kind of model that leaves the fewest); in brackets the attentions that each fused. The
+difference is the largest of all outputs to those of the source graph, relative to the largest
+number, over batch 1 and 2, with and without past, padded on the right. Made by
+`pytest tests/families/test_exporters.py --every-exporter --update-table`.
+
+| model | exporter | attention | nodes | ours | onnxscript | onnxruntime | difference |
+| --- | --- | --- | --- | --- | --- | --- | --- |
+"""
+Row = list[str]
+
+
+def row(
+    cell: Cell,
+    before: Verdict,
+    after: Verdict,
+    others: tuple[Verdict, Verdict] | None,
+    kept: Row | None = None,
+) -> Row:
+    """The cells of a graph; those of other tools are kept where they are not measured."""
+    places = sum(cell.subject.expected.get(op, 0) for op in ATTENTIONS)
+    if others is not None:
+        tools = [f"{o.nodes} ({fused(o)})" for o in others]
+    else:
+        assert kept is not None
+        tools = kept[5:7]
+    assert after.error is not None
+    small = "< 1e-5" if after.error < 1e-5 else f"{after.error:.0e}"
+    found = f"{fused(after)}/{places}"
+    nodes = [str(before.nodes), str(after.nodes)]
+    return [cell.subject.name, cell.way, found, *nodes, *tools, small]
+
+
+def fused(verdict: Verdict) -> int:
+    """Attentions that became one node."""
+    return sum(verdict.fused.get(op, 0) for op in ATTENTIONS)
+
+
+def kept_rows() -> dict[str, Row]:
+    """The rows of the committed table, by the name of their graph."""
+    if not TABLE.is_file():
+        return {}
+    lines = TABLE.read_text(encoding="utf-8").splitlines()
+    rows = [[p.strip() for p in line.strip("|").split("|")] for line in lines if line[:1] == "|"]
+    return {f"{r[0]}, {r[1]}": r for r in rows[2:]}
+
+
+def render(rows: dict[str, Row]) -> str:
+    """The whole file, rows in the order of the cells."""
+    lines = [f"| {' | '.join(rows[cell.name])} |" for cell in CELLS if cell.name in rows]
+    return HEAD + "\n".join(lines) + "\n"

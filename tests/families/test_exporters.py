@@ -1,0 +1,68 @@
+"""The generic recipes on graphs as exporters write them; the table that says so.
+
+By default: all that optimum-onnx and TorchScript's exporter write, and two models of torch.onnx.
+`--every-exporter` takes the rest too, which torch.export needs minutes for.
+"""
+
+from __future__ import annotations
+
+import pytest
+from cells import CELLS, QUICK, Cell
+from exporters_table import TABLE, kept_rows, render, row
+from judge import Verdict, onnxruntime, onnxscript, ours, source
+
+COUNTED = ("GroupQueryAttention", "MultiHeadAttention", "RotaryEmbedding", "norms", "QuickGelu",
+           "SkipSimplifiedLayerNormalization", "SkipLayerNormalization")  # fmt: skip
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "cell" in metafunc.fixturenames:
+        whole = metafunc.config.getoption("--every-exporter", False)
+        cells = [c for c in CELLS if whole or c.quick or c.subject.name in QUICK]
+        metafunc.parametrize("cell", cells, ids=[c.name for c in cells], scope="module")
+
+
+@pytest.fixture(scope="module")
+def cache(request):
+    assert request.config.cache is not None
+    return request.config.cache.mkdir("exporters")
+
+
+@pytest.fixture(scope="module")
+def judged(cell: Cell, cache) -> tuple[Verdict, Verdict]:
+    """The graph as it came, and after our recipe."""
+    path = cell.path(cache)
+    return source(path), ours(path, cell.subject.recipe, cell.feeds())
+
+
+def test_fused(cell, judged):
+    """Every place that the architecture has, but for those that are known to be left."""
+    _, after = judged
+    fewer = getattr(cell.subject, "found", {})
+    expected = {op: n for op, n in (cell.subject.expected | fewer).items() if op in COUNTED}
+    assert {op: after.fused.get(op, 0) for op in expected} == expected
+
+
+def test_outputs(cell, judged):
+    """The source graph's outputs, on batches, pasts and paddings that the export has not seen."""
+    _, after = judged
+    assert after.error is not None and after.error < 1e-5
+
+
+def test_row(cell, judged, cache, request):
+    """The row of the table is what is measured."""
+    before, after = judged
+    rows = kept_rows()
+    if request.config.getoption("--update-table", False):
+        path = cell.path(cache)
+        others = (onnxscript(path), onnxruntime(path, 4, 256))
+        rows[cell.name] = row(cell, before, after, others)
+        TABLE.write_text(render(rows), encoding="utf-8")
+    found = rows[cell.name]
+    assert found == row(cell, before, after, None, found), "pytest tests/families --update-table"
+
+
+def test_no_worse_than_others(cell):
+    """At most as many nodes as the better of the two other tools leaves."""
+    _, _, _, _, nodes, script, runtime, _ = kept_rows()[cell.name]
+    assert int(nodes) <= min(int(script.split()[0]), int(runtime.split()[0]))
