@@ -154,10 +154,12 @@ def test_what_decides_the_outcome_decides_the_folder(raw, facts):
 
 
 def test_one_run_at_a_time(tmp_path):
-    with calibrate.claimed(tmp_path):
-        with pytest.raises(OutputError, match="another run is calibrating"):
-            with calibrate.claimed(tmp_path):
-                pass
+    with (
+        calibrate.claimed(tmp_path),
+        pytest.raises(OutputError, match="another run is calibrating"),
+        calibrate.claimed(tmp_path),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
@@ -165,10 +167,12 @@ def test_the_rounded_package_is_gone(tmp_path, error):
     folder = tmp_path / "rounded"
     folder.mkdir()
     (folder / "left by a killed run").touch()
-    with pytest.raises((KeyboardInterrupt, OutputError)):
-        with calibrate.temporary(folder) as place:
-            assert not place.exists()
-            place.mkdir()
-            (place / "file").touch()
-            raise error(28, "No space left on device")
+    with (
+        pytest.raises((KeyboardInterrupt, OutputError)),
+        calibrate.temporary(folder) as place,
+    ):
+        assert not place.exists()
+        place.mkdir()
+        (place / "file").touch()
+        raise error(28, "No space left on device")
     assert not folder.exists()

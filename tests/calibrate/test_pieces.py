@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
@@ -72,7 +74,7 @@ def test_every_weight_is_in_one_piece(calibration):
     names = [product.name for piece in pieces for product in piece.products]
     assert names == [product.name for product in linear(work.model, work.skip.__contains__)]
     assert [one.name for one in calibration.measured] == names
-    assert all(a.leaves is b.enters for a, b in zip(pieces, pieces[1:], strict=False))
+    assert all(a.leaves is b.enters for a, b in pairwise(pieces))
     assert len(pieces) >= 4  # the demo has four layers
 
 
