@@ -94,7 +94,9 @@ class Checkpoint:
         found = config.get("model_type")
         if not isinstance(found, str) or found not in FAMILIES:
             known = ", ".join(f"{kind!r} ({name})" for kind, name in FAMILIES.items())
-            raise CheckpointError(f"{self.source}: model_type is {shown(found)}, needs {known}.")
+            raise CheckpointError(
+                f"{self.source}: model_type is {shown(found)}, needs to be one of {known}."
+            )
         return config
 
     @property
@@ -116,7 +118,7 @@ class Checkpoint:
             names = sorted(set(places.values()))
             for name in names:
                 check_inside(name, index)
-        missing = [name for name in names if not (self.path / name).is_file()]
+        missing = [name for name in names if not os.path.isfile(self.path / name)]  # any name
         if missing or not names:
             lost = ", ".join(map(brief, missing[:3])) or "the index names no shard"
             raise CheckpointError(

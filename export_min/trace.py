@@ -46,10 +46,24 @@ def load_config(checkpoint: Checkpoint, family: Family) -> Any:
     Raises:
         CheckpointError: transformers rejects the configuration, or it cannot be exported.
     """
+    check_parts(checkpoint, family)
+    check_sizes(checkpoint)
+    return resolved_config(checkpoint, family)
+
+
+def check_parts(checkpoint: Checkpoint, family: Family) -> None:
+    """Raise `CheckpointError` if config.json lacks an object that the family needs."""
     for part in family.parts:
         if not isinstance(checkpoint.config.get(part), dict):
             raise CheckpointError(f"{checkpoint.source}: config.json has no {part!r} object.")
-    check_sizes(checkpoint)
+
+
+def resolved_config(checkpoint: Checkpoint, family: Family) -> Any:
+    """The configuration with the defaults of transformers; its sizes are not held to the shards.
+
+    Raises:
+        CheckpointError: as `load_config`.
+    """
     given = copy.deepcopy(without_ignored(checkpoint.config))  # transformers edits its input
     try:
         config = family.model.config_class.from_dict(given)

@@ -121,7 +121,7 @@ def read_json(
     except ValueError as e:
         raise error(f"{path}: {broken}: {e}.") from e
     if not isinstance(value, dict):
-        raise error(f"{path}: holds {kind_of_value(value)}, needs an object.")
+        raise error(f"{path}: holds {kind_of_value(value)}, needs to hold an object.")
     return value
 
 

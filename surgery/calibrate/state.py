@@ -128,7 +128,7 @@ class Kept:
         """The state of an earlier sweep, if its weights are there too."""
 
         def load(path: Path) -> tuple[int, Streams, list[list[Measured]]]:
-            with np.load(path) as arrays:
+            with path.open("rb") as file, np.load(file) as arrays:
                 about = json.loads(str(arrays["about"]))
                 main = sum(name.startswith("main.") for name in arrays.files)
                 changed = [name for name in arrays.files if name.startswith("changed.")]
@@ -216,7 +216,7 @@ def figures(one: Measured) -> dict[str, Any]:
 def read_batches(path: Path) -> tuple[list[Batch], Batch]:
     """The inverse of `Kept.save_batches`."""
     found: dict[str, dict[str, Array]] = {}
-    with np.load(path) as arrays:
+    with path.open("rb") as file, np.load(file) as arrays:
         for name in arrays.files:
             group, _, part = name.partition(".")
             found.setdefault(group, {})[part] = arrays[name]

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx_ir as ir
 
+import quant
 from surgery.base.errors import UserError
 from surgery.engine.checkpoint import Checkpoint, read_manifest
 from surgery.engine.options import Options, Settings
 
 TABLE = "model.language_model.embed_tokens.weight"
 """The embedding table, which is also the head of a tied checkpoint."""
+BLOCKS = 256, 128, 64, 32, 16
+"""Numbers of weights that may share a scale."""
 HEAD_BLOCK = 128
 """Weights that share a scale in a head of 8 bits, at least."""
 
@@ -44,12 +48,19 @@ class Facts(Settings, Checkpoint):
         return self.experts if fits else 0
 
     @property
-    def quantized_experts(self) -> bool:
-        """Whether fused experts are quantized; the block size must divide all rows of weights."""
+    def expert_format(self) -> quant.BlockFormat | None:
+        """The format of fused experts: the largest block that divides all rows; None if none."""
         widths = self.text["hidden_size"], self.text.get("moe_intermediate_size", 0)
-        whole = all(int(width) % self.options.block_size == 0 for width in widths)
+        common, largest = math.gcd(*map(int, widths)), self.options.block_size
+        fitting = (size for size in BLOCKS if size <= largest and common % size == 0)
+        size = next(fitting, None)
+        return None if size is None else quant.BlockFormat(4, size, self.options.symmetric)
+
+    @property
+    def quantized_experts(self) -> bool:
+        """Whether fused experts are quantized; a block size must divide all rows of weights."""
         fits = self.target.runs("QMoE", self.text_dtype)
-        return self.quantized and self.fused_experts > 0 and fits and whole
+        return self.quantized and self.fused_experts > 0 and fits and self.expert_format is not None
 
     @property
     def late_cast(self) -> bool:

@@ -90,7 +90,7 @@ def build(
         layout = write({names[part]: model for part, model in models.items()}, stage, facts)
     total = sum(layout.sizes.values())
     if facts.plan is not None and facts.plan.measured:
-        for part in quantization.summary(facts.plan, models.values()):
+        for part in quantization.summary(facts.plan, [models["decoder"]]):
             console.print(part, soft_wrap=isinstance(part, str))
     console.print(f"wrote {output}: {total / 1e6:,.1f} MB of weights in {len(layout.sizes)} files")
     if told:
@@ -193,7 +193,7 @@ def write(models: dict[str, ir.Model], folder: Path, facts: Facts) -> Layout:
     dump(genai_config(facts), folder / "genai_config.json")
     dump(processor_config(facts), folder / PROCESSOR)
     if facts.plan is not None:
-        unplanned = quantization.rest(models.values(), facts.plan)
+        unplanned = quantization.rest([models[filenames(facts)["decoder"]]], facts.plan)
         dump(facts.plan.data() | {"rounded": unplanned}, folder / QUANTIZATION)
     with progress(in_bytes=True) as bar:
         task = bar.add_task("weights", total=None)

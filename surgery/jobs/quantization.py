@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import onnx_ir as ir
@@ -50,8 +50,23 @@ def rest(models: Iterable[ir.Model], plan: Plan) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def summary(plan: Plan, models: Iterable[ir.Model]) -> list[RenderableType]:
-    """The table of a calibrated plan, and a sentence about weights that it does not cover."""
+def floats(models: Iterable[ir.Model], plan: Plan) -> tuple[int, int]:
+    """Matrices of a decoder that stay in float though no plan keeps them so, and their bytes."""
+    known = {row.name for row in plan.rows if row.bits is None}
+    found = {
+        value.name: value.const_value.nbytes
+        for model in models
+        for node in model.graph
+        if node.op_type in ("MatMul", "MoE", "Gemm")
+        for value in node.inputs[1:]
+        if value is not None and value.const_value is not None and value.name not in known
+        if len(value.shape or ()) > 1
+    }
+    return len(found), sum(found.values())
+
+
+def summary(plan: Plan, models: Sequence[ir.Model]) -> list[RenderableType]:
+    """The table of a calibrated plan, and sentences about weights that it does not cover."""
     told: list[RenderableType] = [table(plan)]
     unplanned = rest(models, plan)
     for bits in sorted({one["bits"] for one in unplanned}):
@@ -61,6 +76,9 @@ def summary(plan: Plan, models: Iterable[ir.Model]) -> list[RenderableType]:
             f" and {len(of_these) - 1} more" if of_these[1:] else ""
         )
         told.append(f"rounded to {bits} bits without calibration ({size / 1e6:,.1f} MB): {first}")
+    count, size = floats(models, plan)
+    if count:
+        told.append(f"not quantized: {count} matrices ({size / 1e6:,.1f} MB), routers among them")
     return told
 
 

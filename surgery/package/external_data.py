@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from surgery.base.errors import UserError
 from surgery.package.finite import check_array, check_rows, unquantizable
 from surgery.rewrite.weights import Array, RowTensor, Source, Stored
 
@@ -143,7 +144,12 @@ def write_graphs(
 
 def weight_name(tensor: ir.TensorProtocol) -> str:
     """The name of the weight that an initializer belongs to."""
-    return (tensor.name or "a weight").removesuffix(".packed").removesuffix(".scales")
+    return (
+        (tensor.name or "a weight")
+        .removesuffix(".packed")
+        .removesuffix(".scales")
+        .removesuffix(".zero_points")
+    )
 
 
 def files_read(model: ir.Model) -> set[Path]:
@@ -296,6 +302,8 @@ def write_piece(job: Job, start: int, stop: int, files: Mapping[str, int]) -> in
     written = 0
     try:
         parts = read_checked(job, start, stop)
+    except UserError:
+        raise  # it names the weight
     except Exception as e:
         e.add_note(job.name)
         raise

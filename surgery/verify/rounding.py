@@ -123,8 +123,8 @@ def compare(found: Unpacked, original: Matrix, compensated: bool = False) -> Fin
 
     Codes that a calibration chose compensate each other's errors: single weights may be several
     steps off, while each block still points where the checkpoint's does, and the matrix stays near
-    it. Such a block is held to `LENGTHS`, the matrix to `COMPENSATED` times the error of rounding it
-    to the same format.
+    it. Such a block is held to `LENGTHS`, the matrix to `COMPENSATED` times rounding's error in
+    the same format.
 
     Args:
         found: the quantized weight.

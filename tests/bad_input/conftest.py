@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -10,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from refusal import Refused
 
 from surgery.base.demo import DEMO
 
@@ -59,18 +59,6 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def raw(exported: Path, tmp_path: Path) -> Path:
     """A copy of the raw export; its checkpoint is shared."""
     return Path(shutil.copytree(exported, tmp_path / "raw"))
-
-
-def digest(folder: Path) -> dict[str, str]:
-    """Every file of a directory by its hash."""
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
-Refused = Callable[..., str]
 
 
 @pytest.fixture

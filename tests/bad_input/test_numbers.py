@@ -151,5 +151,5 @@ def test_quantized_weights_are_named(tmp_path):
 def test_a_shard_that_shrank(tmp_path):
     (tmp_path / "shard").write_bytes(bytes(100))
     tensor = RowTensor(Stored(tmp_path / "shard", 0, ir.DataType.FLOAT, (40, 64)), name="w")
-    with pytest.raises(PackageError, match=r"^w: cannot be read"):
+    with pytest.raises(PackageError, match=r"the file was cut after the export"):
         write_graphs({"a.onnx": graph_of(tensor)}, tmp_path)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
-from conftest import digest
+from refusal import digest
 
 from export_min.__main__ import main as export
 from surgery import Graph, load

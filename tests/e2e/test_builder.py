@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Case
+from case import Case
 
-from surgery.engine.runner import load
+from surgery.engine.loading import load
 from surgery.rewrite import view
 
 # Our decoder carries DeepStack: one Split, and one Add a level. The builder's drops it.

@@ -13,13 +13,11 @@ from export_min.reference import Reference
 from surgery.answer.runtime import Runtime
 from surgery.package.genai_config import DECODER
 from surgery.verify.opened import Opened
-from surgery.verify.rounding import HEAD, PACKED, TABLE, unpacked
+from surgery.verify.rounding import every, unpacked
 from surgery.verify.runtime import QUESTION, sample
 
 INT8_ACTIVATIONS = 5e-2
 """Of the largest logit: accuracy level 4 rounds activations to int8 before every product."""
-BLOCK = 32
-"""Numbers that share a scale."""
 FLOAT_ACTIVATIONS = 1e-5
 """The same weights at accuracy level 0."""
 
@@ -81,15 +79,15 @@ def test_float_products_are_exact(exact, reference, count):
     assert found < FLOAT_ACTIVATIONS
 
 
-def deviation(weight, original):
+def deviation(weight, original, block):
     """How far a quantized weight is from the original, by block and as a whole.
 
     Returns:
         The largest difference within a block, of the largest number of that block; and the length
         of the weight along the original, 1 where no scale is off.
     """
-    pad = [(0, 0)] * (original.ndim - 1) + [(0, -original.shape[-1] % BLOCK)]
-    ours, theirs = (np.pad(a, pad).reshape(-1, BLOCK) for a in (weight, original))
+    pad = [(0, 0)] * (original.ndim - 1) + [(0, -original.shape[-1] % block)]
+    ours, theirs = (np.pad(a, pad).reshape(-1, block) for a in (weight, original))
     largest = abs(theirs).max(-1)
     used = largest > 0
     error = (abs(ours - theirs).max(-1)[used] / largest[used]).max()
@@ -99,26 +97,28 @@ def deviation(weight, original):
 def test_quantized_weights_are_near_the_originals(built):
     """No number is off by more than a step, and scales are neither too large nor too small."""
     own = built.reference.model.state_dict()
-    nodes = [n for part in ("embedding", "decoder") for n in Opened(built.int4).graphs[part].graph]
-    assert {n.attributes["block_size"].as_int() for n in nodes if n.op_type in PACKED} == {BLOCK}
-    for name, weight in unpacked(Opened(built.int4)):
+    for found in every(Opened(built.int4)):
+        name, weight, form = found.name, found.weight(), found.blocks.format
         original = own[name].float().numpy()
         assert weight.shape == original.shape
-        step = 1 / 128 if name in (TABLE, HEAD) else 1 / 8
-        error, length = deviation(weight, original)
+        step = 2 / form.max_code  # a block spans twice its largest number at most
+        error, length = deviation(weight, original, form.block)
         assert error < 1.01 * step, name
         assert abs(length - 1) < 0.01, name
         for wrong in (0.98, 1.02):
-            assert abs(deviation(wrong * weight, original)[1] - 1) > 0.01, "would not be noticed"
+            moved = deviation(wrong * weight, original, form.block)[1]
+            assert abs(moved - 1) > 0.01, "would not be noticed"
         spoiled = weight.copy()
-        spoiled.reshape(-1)[:BLOCK] *= 1 + 2 * step
-        assert deviation(spoiled, original)[0] > 1.01 * step, "would not be noticed"
+        spoiled.reshape(-1)[: form.block] *= 1 + 4 * step
+        assert deviation(spoiled, original, form.block)[0] > 1.01 * step, "would not be noticed"
 
 
 def test_the_card_says_how_it_was_quantized(built):
     """From the attributes of the graph, not from the options."""
     nodes = [n for n in ir.load(built.int4 / DECODER).graph if n.op_type == "MatMulNBits"]
+    *layers, head = nodes
+    eight = sum(node.attributes["bits"].as_int() == 8 for node in layers)
+    bits, block = (head.attributes[name].as_int() for name in ("bits", "block_size"))
     card = (built.int4 / "README.md").read_text()
-    for node, what in ((nodes[0], "decoder layers in"), (nodes[-1], "the head in")):
-        bits, block = (node.attributes[name].as_int() for name in ("bits", "block_size"))
-        assert f"{what} {bits} bits in blocks of {block}" in card
+    assert f"{eight} of {len(layers)} matrices have 8 bits" in card
+    assert f"The head has {bits} bits in blocks of {block}" in card

@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx_ir as ir
 import pytest
 
-from surgery.engine.runner import load
+from surgery.engine.loading import load
 from surgery.rewrite.scope import scope
 from surgery.verify.opened import Opened
 

@@ -11,7 +11,7 @@ import pytest
 
 from export_min import families
 from export_min.checkpoint import Checkpoint, CheckpointError
-from export_min.trace import load_config
+from export_min.trace import resolved_config
 from surgery.engine.facts import Facts
 
 TEXT = {
@@ -78,7 +78,7 @@ def published(kind: str, flat: bool = True) -> dict[str, Any]:
 def load(config: dict[str, Any], folder: Path) -> Any:
     (folder / "config.json").write_text(json.dumps(config))
     checkpoint = Checkpoint(folder, "published")
-    return load_config(checkpoint, families.load(checkpoint.model_type))
+    return resolved_config(checkpoint, families.load(checkpoint.model_type))
 
 
 @pytest.mark.parametrize("flat", [True, False])

@@ -56,7 +56,14 @@ class Kept:
                 pixels = rng.standard_normal((batch, 3, 32, 32)).astype(np.float32)
                 yield {"pixel_values": pixels}
             return
-        shapes = ((1, 7, 0, 0), (2, 4, 0, 0), (2, 1, 9, 0), (1, 4, 6, 0), (1, 1, 20, 0), (2, 6, 0, 2))
+        shapes = (
+            (1, 7, 0, 0),
+            (2, 4, 0, 0),
+            (2, 1, 9, 0),
+            (1, 4, 6, 0),
+            (1, 1, 20, 0),
+            (2, 6, 0, 2),
+        )
         for seed, shape in enumerate(shapes):
             yield self.decoder_case(*shape, np.random.default_rng(seed + 1))
 
@@ -107,5 +114,11 @@ KEPT = (
     Kept("Gemma", "gemma.onnx", (1, 256), decoder(2, False)),
     Kept("Phi-3", "phi3.onnx", (4, 96), decoder(2, True)),
     Kept("ViT", "vit.onnx", None, {"MultiHeadAttention": 2, "SkipLayerNormalization": 5}),
-    Kept("SigLIP", "siglip.onnx", None, {"MultiHeadAttention": 3, "SkipLayerNormalization": 5}, {"MultiHeadAttention": 2}),
+    Kept(
+        "SigLIP",
+        "siglip.onnx",
+        None,
+        {"MultiHeadAttention": 3, "SkipLayerNormalization": 5},
+        {"MultiHeadAttention": 2},
+    ),
 )

@@ -107,7 +107,14 @@ class Decoder:
 
     def cases(self) -> Iterator[Inputs]:
         """Batch 1 and 2, with and without past, padded at the end; none is the example."""
-        shapes = ((1, 7, 0, 0), (2, 4, 0, 0), (2, 1, 9, 0), (1, 4, 6, 0), (1, 1, 20, 0), (2, 6, 0, 2))
+        shapes = (
+            (1, 7, 0, 0),
+            (2, 4, 0, 0),
+            (2, 1, 9, 0),
+            (1, 4, 6, 0),
+            (1, 1, 20, 0),
+            (2, 6, 0, 2),
+        )
         for seed, (batch, sequence, past, padding) in enumerate(shapes):
             yield self.inputs(batch, sequence, past, seed + 1, padding)
 

@@ -133,9 +133,12 @@ def test_one_row_for_all_queries(build, same_numbers, rng, mask):
     assert [node.op_type for node in model.graph].count("Expand") == 1
 
 
-GUARDED = BEFORE.replace("y = MatMul(weights, value)", """empty = IsNaN(weights)
+GUARDED = BEFORE.replace(
+    "y = MatMul(weights, value)",
+    """empty = IsNaN(weights)
   kept = Where(empty, nil, weights)
-  y = MatMul(kept, value)""")
+  y = MatMul(kept, value)""",
+)
 
 
 def test_guard(build):
@@ -156,8 +159,11 @@ def test_keys_turned_otherwise(build, same_numbers, rng):
     text = BEFORE.replace("float[B,2,T,8] k,", "float[B,4,8,T] k,")
     text = text.replace("float[B,4,T,8] key, ", "")
     text = text.replace("  turned = Transpose<perm = [0, 1, 3, 2]>(key)\n", "")
-    for line in ("  lifted_k = Unsqueeze(k, axis)\n", "  spread_k = Expand(lifted_k, twice)\n",
-                 "  key = Reshape(spread_k, flat)\n"):
+    for line in (
+        "  lifted_k = Unsqueeze(k, axis)\n",
+        "  spread_k = Expand(lifted_k, twice)\n",
+        "  key = Reshape(spread_k, flat)\n",
+    ):
         text = text.replace(line, "")
     text = text.replace("MatMul(q, turned)", "MatMul(q, k)")
     text = text.replace("float[B,2,T,8] v", "float[B,4,T,8] v").replace("{1, 1, 2, 1, 1}", "{1}")

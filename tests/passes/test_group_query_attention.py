@@ -232,8 +232,10 @@ def narrowed(width, values):
     text = text.replace("sequence,32] v", f"sequence,{2 * values}] v")
     text = text.replace("sequence,64] y", f"sequence,{4 * values}] y")
     for side, size in (("past", width), ("total", width)):
-        text = text.replace(f"{side},16] {'past' if side == 'past' else 'present'}_key",
-                            f"{side},{size}] {'past' if side == 'past' else 'present'}_key")
+        text = text.replace(
+            f"{side},16] {'past' if side == 'past' else 'present'}_key",
+            f"{side},{size}] {'past' if side == 'past' else 'present'}_key",
+        )
     text = text.replace("past,16] past_value", f"past,{values}] past_value")
     return text.replace("total,16] present_value", f"total,{values}] present_value")
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from export_min import export, families, open_checkpoint
-from export_min.trace import expected_weights, load_config
+from export_min.trace import expected_weights, resolved_config
 from surgery.base.demo import DEMO
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,7 +54,7 @@ def make(folder: Path) -> None:
     torch.manual_seed(3)
     save_file({"x": torch.zeros(1)}, checkpoint / "model.safetensors")  # opened, then replaced
     family = families.load("qwen3_vl")
-    shapes = expected_weights(family, load_config(open_checkpoint(checkpoint), family))
+    shapes = expected_weights(family, resolved_config(open_checkpoint(checkpoint), family))
     weights = {}
     for name, shape in shapes.items():
         weights[name] = (torch.randn(shape) * 0.12).bfloat16()

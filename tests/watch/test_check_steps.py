@@ -46,7 +46,7 @@ def test_every_pass_keeps_the_numbers(
 def test_quantized_weights_compare_with_their_unpacked_form(
     raw: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = figures(raw, capsys, "--asymmetric", "--block-size", "64")
+    found = figures(raw, capsys, "--symmetric", "--block-size", "64")
     check = found["decoder", "matmul_nbits"]
     assert check["unpacked"] and check["relative"] <= TOLERANCE
 

@@ -13,8 +13,7 @@ import pytest
 
 from surgery.__main__ import main
 from surgery.graph import Graph, load
-from surgery.passes.mlp.silu import Silu
-from surgery.passes.tidy.fold import Fold
+from surgery.passes import TIDY, Silu
 from surgery.show.changes import changes, folded, spans
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -51,7 +50,7 @@ def test_a_directory_without_a_run_is_one_line(
 
 @pytest.fixture(scope="module")
 def silu(raw: Path) -> tuple[Graph, Graph]:
-    before = load(raw / "decoder.onnx").run(Fold())
+    before = load(raw / "decoder.onnx").run(*TIDY)
     return before, before.run(Silu())
 
 

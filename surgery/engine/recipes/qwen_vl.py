@@ -126,7 +126,7 @@ DECODER: Recipe[Facts] = (
     Step(
         MixtureOfExpertsNBits,
         lambda f: {
-            "policy": f.format,
+            "policy": lambda name: f.expert_format,
             "accuracy_level": f.target.accuracy_level,
             "scales": f.text_dtype,
         },

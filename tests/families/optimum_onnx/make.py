@@ -81,7 +81,11 @@ def cut(model: onnx.ModelProto) -> onnx.ModelProto:
         tensor.ClearField("float_data")
         tensor.data_location = onnx.TensorProto.EXTERNAL
         del tensor.external_data[:]
-        for key, value in (("location", "weights.data"), ("offset", offset), ("length", array.nbytes)):
+        for key, value in (
+            ("location", "weights.data"),
+            ("offset", offset),
+            ("length", array.nbytes),
+        ):
             tensor.external_data.add(key=key, value=str(value))
         offset += array.nbytes
     return model

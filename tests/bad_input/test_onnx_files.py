@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from conftest import Refused
 from onnx import TensorProto, helper, numpy_helper
+from refusal import Refused
 
 from surgery.__main__ import main
 
