@@ -223,7 +223,9 @@ def narrowed(width, values):
     """The graph with heads, and values, of other widths."""
     text = BEFORE.replace("{0, 0, 4, 16}", f"{{0, 0, 4, {width}}}")
     text = text.replace("kv_heads = {0, 0, 2, 16}", f"kv_heads = {{0, 0, 2, {width}}}")
-    text = text.replace("int64[3] merged", f"int64[4] v_heads = {{0, 0, 2, {values}}}, int64[3] merged")
+    text = text.replace(
+        "int64[3] merged", f"int64[4] v_heads = {{0, 0, 2, {values}}}, int64[3] merged"
+    )
     text = text.replace("split_v = Reshape(v, kv_heads)", "split_v = Reshape(v, v_heads)")
     text = text.replace("merged = {0, 0, 64}", f"merged = {{0, 0, {4 * values}}}")
     text = text.replace("sequence,64] q", f"sequence,{4 * width}] q")
@@ -231,8 +233,10 @@ def narrowed(width, values):
     text = text.replace("sequence,32] v", f"sequence,{2 * values}] v")
     text = text.replace("sequence,64] y", f"sequence,{4 * values}] y")
     for side, size in (("past", width), ("total", width)):
-        text = text.replace(f"{side},16] {'past' if side == 'past' else 'present'}_key",
-                            f"{side},{size}] {'past' if side == 'past' else 'present'}_key")
+        text = text.replace(
+            f"{side},16] {'past' if side == 'past' else 'present'}_key",
+            f"{side},{size}] {'past' if side == 'past' else 'present'}_key",
+        )
     text = text.replace("past,16] past_value", f"past,{values}] past_value")
     return text.replace("total,16] present_value", f"total,{values}] present_value")
 
