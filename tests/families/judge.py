@@ -23,7 +23,7 @@ from surgery.rewrite import view
 OPTIONS = Options(text_precision="fp32", max_length=512)
 NORMS = ("RMSNormalization", "SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization")
 ATTENTIONS = ("GroupQueryAttention", "MultiHeadAttention", "PackedAttention")
-FAMILIES = ("bert", "gpt2", "vit", "phi")
+FAMILIES = ("bert", "gpt2")
 """Kinds of model that onnxruntime's optimizer is tried with; the smallest graph counts."""
 
 Feeds = Mapping[str, np.ndarray]

@@ -143,7 +143,7 @@ def test_explain(graph, capsys):
     assert capsys.readouterr().out.startswith("layer, after weight_cast: 4 sites\n")
     half = ["-t", "fp16", "-e", "dml"]
     assert main(["explain", "half", "-i", str(graph), *half]) == 0
-    assert capsys.readouterr().out.startswith("layer, after reshape: 7 sites\n")
+    assert capsys.readouterr().out.startswith("layer, after reshape_chain: 7 sites\n")
 
 
 def test_explain_near_miss(tmp_path, capsys):
