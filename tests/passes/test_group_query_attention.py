@@ -223,14 +223,8 @@ def narrowed(width, values):
     """The graph with heads, and values, of other widths."""
     text = BEFORE.replace("{0, 0, 4, 16}", f"{{0, 0, 4, {width}}}")
     text = text.replace("kv_heads = {0, 0, 2, 16}", f"kv_heads = {{0, 0, 2, {width}}}")
-<<<<<<< HEAD
     of_values = f"int64[4] v_heads = {{0, 0, 2, {values}}}, int64[3] merged"
     text = text.replace("int64[3] merged", of_values)
-=======
-    text = text.replace(
-        "int64[3] merged", f"int64[4] v_heads = {{0, 0, 2, {values}}}, int64[3] merged"
-    )
->>>>>>> calibrate
     text = text.replace("split_v = Reshape(v, kv_heads)", "split_v = Reshape(v, v_heads)")
     text = text.replace("merged = {0, 0, 64}", f"merged = {{0, 0, {4 * values}}}")
     text = text.replace("sequence,64] q", f"sequence,{4 * width}] q")

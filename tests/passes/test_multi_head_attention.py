@@ -146,14 +146,8 @@ def padded(text):
     """The graph with a row of the mask for each query."""
     grown = "rows = Shape<start = 1, end = 2>(x)\n  size = Concat<axis = 0>(one, one, rows, one)\n"
     text = text.replace("  mask = Where", f"  {grown}  all = Expand(wide, size)\n  mask = Where")
-<<<<<<< HEAD
     text = text.replace("float nil", "int64[1] one = {1}, float nil")
     return text.replace("(wide, nil", "(all, nil")
-=======
-    return text.replace("(wide, nil", "(all, nil").replace(
-        "float nil", "int64[1] one = {1}, float nil"
-    )
->>>>>>> calibrate
 
 
 def padded_feeds(rng):
