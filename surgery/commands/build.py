@@ -146,6 +146,8 @@ def work(args: argparse.Namespace) -> dict[str, object]:
         )
     facts = Facts.load(Path(args.input), options(args))
     facts.check_unchanged()
+    if "decoder" in chosen.graphs:
+        facts = job.planned(facts)
     job.operate(facts, chosen, observed, results.tell)
     results.remark(chosen)
     return results.summary()

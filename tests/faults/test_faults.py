@@ -14,8 +14,11 @@ ROOT = Path(__file__).resolve().parents[2]
 DRIVER = Path(__file__).with_name("driver.py")
 CASES = [
     *(("save", layout) for layout in ("exchange", "renames", "inside")),
-    *((job, "exchange") for job in ("apply", "export", "build")),
+    ("apply", "exchange"),
+    *(pytest.param(job, "exchange", marks=pytest.mark.nightly) for job in ("export", "build")),
 ]
+"""Jobs and the ways in which their output takes its place: some 700 points of `save` and `apply`,
+and 560 of `export` and `build`, which take longer."""
 LEAST = 25
 """Operations that even the smallest job has."""
 
