@@ -14,6 +14,12 @@ def configure(p: argparse.ArgumentParser) -> None:
     """Define the package, and the checkpoint to compare it with."""
     p.add_argument("package", metavar="DIR", help="package directory")
     add_checkpoint(p, "--checkpoint", "compare the logits with PyTorch running this checkpoint")
+    p.add_argument(
+        "--no-digests",
+        dest="digests",
+        action="store_false",
+        help="do not compare every byte with the manifest, which takes about a second for each GB",
+    )
 
 
 def add_checkpoint(p: argparse.ArgumentParser, name: str, purpose: str) -> None:
@@ -40,7 +46,9 @@ def main(args: argparse.Namespace) -> int:
 
     from surgery.verify import verify_package
 
-    report = verify_package(args.package, args.checkpoint, args.cache_dir, args.revision)
+    report = verify_package(
+        args.package, args.checkpoint, args.cache_dir, args.revision, args.digests
+    )
     out = Console(highlight=False, soft_wrap=True)
     for group, findings in report.findings.items():
         out.print(f"[bold]{group}[/]")

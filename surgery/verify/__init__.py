@@ -12,6 +12,7 @@ from pathlib import Path
 
 from surgery.base.errors import UserError, first_line
 from surgery.verify.configs import check_configs
+from surgery.verify.digests import check_digests
 from surgery.verify.files import check_files
 from surgery.verify.finding import Finding
 from surgery.verify.graphs import check_graphs
@@ -49,6 +50,7 @@ def verify_package(
     checkpoint: str | Path | None = None,
     cache_dir: str | None = None,
     revision: str | None = None,
+    digests: bool = True,
 ) -> Report:
     """Check a package.
 
@@ -58,12 +60,15 @@ def verify_package(
             hub id, or "demo". By default, logits are not compared.
         cache_dir: the download cache of the Hugging Face hub.
         revision: branch, tag or commit on the hub.
+        digests: compare every byte of the package with the manifest.
 
     Raises:
         UserError: the folder holds no package, or the checkpoint cannot be used.
     """
     package = Opened(Path(folder))
     groups = dict(GROUPS)
+    if digests:
+        groups["digests"] = check_digests
     if checkpoint is not None:
         groups["PyTorch"] = lambda package: check_logits(package, checkpoint, cache_dir, revision)
     findings: dict[str, list[Finding]] = {}

@@ -9,6 +9,8 @@ import onnx_ir as ir
 import pytest
 
 from surgery.__main__ import main
+from surgery.verify.digests import check_digests
+from surgery.verify.opened import Opened
 
 
 def verify(capsys, *words):
@@ -150,3 +152,40 @@ def test_a_broken_package_is_named(demo, tmp_path, capsys, damage, value, what, 
 def test_no_package_is_an_input_error(tmp_path, capsys):
     assert main(["verify", str(tmp_path)]) == 2
     assert "no package here" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def copy(demo, tmp_path_factory):
+    """A copy of the INT4 package, to be damaged and mended."""
+    return shutil.copytree(demo.int4, tmp_path_factory.mktemp("digests") / "package")
+
+
+def test_one_flipped_byte_of_any_file_is_found(copy):
+    """Data files, graphs, configurations, tokenizer, template, model card: one bit is enough."""
+    files = [path for path in sorted(copy.iterdir()) if path.name != "surgery.json"]
+    assert len(files) > 10
+    for path in files:
+        data = path.read_bytes()
+        place = len(data) // 2
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        (found,) = check_digests(Opened(copy))
+        assert found.what == path.name and found.problem
+        path.write_bytes(data)
+    (found,) = check_digests(Opened(copy))
+    assert not found.problem
+
+
+def test_files_that_are_gone_empty_or_new_are_found(copy, capsys):
+    template = copy / "chat_template.jinja"
+    data = template.read_bytes()
+    template.write_bytes(b"")
+    (copy / "extra.bin").write_bytes(b"x")
+    assert [f.what for f in check_digests(Opened(copy))] == ["chat_template.jinja", "extra.bin"]
+    (copy / "extra.bin").unlink()
+    template.unlink()
+    assert [f.what for f in check_digests(Opened(copy))] == ["chat_template.jinja"]
+    template.write_bytes(data)
+    (copy / "README.md").write_text("another card")
+    code, out = verify(capsys, copy)
+    assert code == 1 and "README.md" in out
+    assert verify(capsys, copy, "--no-digests")[0] == 0
