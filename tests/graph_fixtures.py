@@ -23,6 +23,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
+from filelock import FileLock
 
 from surgery.rewrite import view
 from surgery.rewrite.builder import prune
@@ -225,16 +226,17 @@ def raw(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     cache = request.config.cache
     base = tmp_path_factory.mktemp("export") if cache is None else cache.mkdir("random_export")
     folder = base / digest.hexdigest()[:16]
-    if not (folder / "raw").is_dir():
-        shutil.rmtree(folder, ignore_errors=True)
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        done = subprocess.run(
-            [sys.executable, str(script), str(folder)],
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
+    with FileLock(f"{folder}.lock"):  # processes of pytest-xdist share the cache
+        if not (folder / "raw").is_dir():
+            shutil.rmtree(folder, ignore_errors=True)
+            environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+            done = subprocess.run(
+                [sys.executable, str(script), str(folder)],
+                env=environment,
+                capture_output=True,
+                text=True,
+            )
+            assert done.returncode == 0, done.stderr
     return folder / "raw"
 
 
