@@ -27,18 +27,22 @@ NAMES = {
 }
 PASSES = {
     *("Attention", "GroupQueryAttention", "MultiHeadAttention", "PackedAttention"),
-    *("PlainAttention", "QkvSplit"),
-    *("Gelu", "LayerScale", "MixtureOfExperts", "Silu"),
-    *("HeadNorm", "LayerNorm", "RmsNorm", "SkipLayerNorm", "SkipRmsNorm"),
+    *("AttentionBias", "AttentionHeads", "PlainAttention", "QkvSplit"),
+    *("BiasGelu", "Gelu", "LayerScale", "MixtureOfExperts", "Silu"),
+    *("HeadNorm", "LayerNorm", "RmsNorm", "SkipBias", "SkipLayerNorm", "SkipRmsNorm"),
     *("HiddenStates", "LastLogits"),
     *("GatherNBits", "MatMulNBits", "MixtureOfExpertsNBits"),
-    *("FreqTable", "HalfAngles", "LateRepeat", "MultimodalRotary", "Rotary"),
-    *("Dims", "Fold", "Noop", "Opset", "ReshapeChain", "Slices", "StaticReshape"),
+    *("FreqTable", "HalfAngles", "LateRepeat", "MultimodalRotary", "Rotary", "RotaryRows"),
+    *("Dims", "Fold", "Lengths", "Noop", "Opset", "ReshapeChain", "Shapes", "Slices"),
+    "StaticReshape",
     *("DeepStack", "FeatureConcat", "FeatureGather", "FixedGrid", "PatchEmbed", "ZeroBias"),
-    *("FusedTranspose", "Half", "LateCast", "TableCast"),
+    *("FusedTranspose", "Half", "LateCast", "PlainLinear", "TableCast"),
     *("WeightCast", "WeightShift", "WeightTranspose"),
 }
-TIDY = ["dims", "fold", "dims", "noop", "weight_cast", "static_reshape", "zero_bias"]
+TIDY = [
+    *("shapes", "dims", "fold", "shapes", "dims", "noop", "weight_cast", "static_reshape"),
+    *("lengths", "zero_bias"),
+]
 
 
 def test_names_of_the_library() -> None:

@@ -29,7 +29,7 @@ STEPS = [
 
 def test_passes_of_a_configuration() -> None:
     names = [work.name for work in chosen(STEPS)]
-    assert names[0] == "dims" and names[-3:] == ["rms_norm", "silu", "matmul_nbits"]
+    assert names[0] == "shapes" and names[-3:] == ["rms_norm", "silu", "matmul_nbits"]
     assert chosen([{"pass": "silu", "expect": 7}])[0].expect == 7
 
 
