@@ -154,12 +154,5 @@ def numbers(config: Any) -> Iterator[tuple[bool, str]]:
             f"mrope_section is {shown(section)}, must be three integers that add up to half of "
             f"the head width {width}",
         )
-        if rope.get("mrope_interleaved"):
-            places = (len(range(axis, width // 2, 3)) for axis in (1, 2))
-            yield (
-                all(n <= most for n, most in zip(section[1:], places, strict=True)),
-                f"mrope_section {shown(section)} has no room when interleaved in {width // 2} "
-                f"places",
-            )
     most = text.max_position_embeddings
     yield is_integer(most) and most > 0, f"max_position_embeddings is {shown(most)}"

@@ -78,19 +78,26 @@ def test_every_weight_is_in_one_piece(calibration):
     assert len(pieces) >= 4  # the demo has four layers
 
 
+def through(pieces, batch):
+    """What the last piece makes of a batch."""
+    out = None
+    for piece in pieces:
+        feeds = batch if piece.enters is None else {**batch, piece.entering: out}
+        weights = {product.name: product.matrix() for product in piece.products}
+        (out,) = piece.run(feeds, weights, piece.leaving)
+    return out
+
+
 def test_weights_to_skip_stay_in_the_graph(calibration):
     """A router's weight, say, is part of a piece and none of its products."""
     work = calibration.work
     hidden, _ = head_input(work.model, work.head)
-    first = next(iter(cut(work.model, hidden, work.skip)))
-    skipped = first.products[0].name
-    again = next(iter(cut(work.model, hidden, work.skip | {skipped})))
-    weights = {product.name: product.matrix() for product in first.products}
-    batch = calibration.rows
-    (expected,) = first.run(batch, weights, first.leaving)
-    (found,) = again.run(batch, weights, first.leaving)
-    assert skipped not in {product.name for product in again.products}
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    pieces = list(cut(work.model, hidden, work.skip))
+    skipped = max(pieces, key=lambda piece: len(piece.products)).products[1].name
+    again = list(cut(work.model, hidden, work.skip | {skipped}))
+    assert skipped not in {product.name for piece in again for product in piece.products}
+    expected, found = through(pieces, calibration.rows), through(again, calibration.rows)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_head_is_found_by_name(calibration):

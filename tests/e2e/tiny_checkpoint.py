@@ -283,7 +283,7 @@ def older_configuration(tiny: Tiny, demo: dict[str, Any]) -> dict[str, Any]:
         "eos_token_id": demo["text_config"]["eos_token_id"],
         "tie_word_embeddings": tiny.tied,
     } | tiny.text
-    text["rope_scaling"] = {"type": "multimodal_rotary", "mrope_section": text.pop("mrope_section")}
+    text["rope_scaling"] = {"type": "mrope", "mrope_section": text.pop("mrope_section")}
     vision = {
         "in_chans": 3,
         "patch_size": 14,

@@ -24,7 +24,7 @@ TEXT = {
     "rms_norm_eps": 1e-6,
     "max_position_embeddings": 128000,
     "rope_theta": 1000000.0,
-    "rope_scaling": {"type": "multimodal_rotary", "mrope_section": [16, 24, 24]},
+    "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
     "use_sliding_window": False,
     "sliding_window": 32768,
     "max_window_layers": 70,
@@ -138,7 +138,7 @@ def test_names_of_weights(kind: str) -> None:
         (
             "qwen2_5_vl",
             None,
-            {"rope_scaling": {"type": "multimodal_rotary", "mrope_section": [16, 24]}},
+            {"rope_scaling": {"type": "mrope", "mrope_section": [16, 24]}},
             "mrope_section [16, 24] does not divide 64",
         ),
         (

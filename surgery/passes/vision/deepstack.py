@@ -52,13 +52,20 @@ class DeepStack(NodePass[Level]):
         picked, level = m.operands(spread, "GatherND")
         m.check(picked.inputs[0] is hidden, "rows of the residual", picked.inputs[0])
         m.check(places(picked.inputs[1], m) is mask, "one mask for reading and writing", "another")
-        part = m.producer(m.producer(level, "Squeeze").inputs[0], "Slice")
-        features = part.inputs[0]
+        taken = m.producer(level, "Squeeze").inputs[0]
+        # the slice of a single level is all of the features, and `noop` has removed it
+        whole = taken is not None and taken.is_graph_input()
+        part = None if whole else m.producer(taken, "Slice")
+        features = taken if part is None else part.inputs[0]
         assert features is not None
         m.check(features.is_graph_input(), "features that are a graph input", features.name)
         m.rank(features, 3)
         reduction = node.attributes.get_string("reduction", "none")
         m.check(reduction == "none", "rows put in place", reduction)
+        if part is None:
+            levels = features.shape[0] if features.shape is not None else None
+            m.check(levels == 1, "the features of one level", levels)
+            return Level(hidden, features, 0)
         start, end, axis = slice_bounds(part, m)
         m.check((end, axis) == (start + 1, 0), "one level along axis 0", (start, end, axis))
         return Level(hidden, features, start)
