@@ -20,6 +20,8 @@ from surgery.package.genai_config import DECODER
 from surgery.verify import verify_package
 from surgery.verify.opened import Opened
 
+pytestmark = pytest.mark.nightly  # builds calibrated packages, which takes minutes
+
 BALANCED = Options(preset="balanced", bits=4.6, keep="layers.1.self_attn.q_proj", max_length=4096)
 
 

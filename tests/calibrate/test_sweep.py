@@ -17,6 +17,8 @@ from surgery.calibrate.plan import EIGHT, base_format
 from surgery.calibrate.sweep import Streams, divergence, observe
 from surgery.rewrite.weights import Prepared
 
+pytestmark = pytest.mark.nightly  # sweeps over the demo, which takes minutes
+
 
 def files(work):
     """Bytes of everything that a finished calibration keeps."""

@@ -21,6 +21,8 @@ from surgery.rewrite.matcher import Miss
 OPTIONS = Options(text_precision="fp32", max_length=64)
 EVERYWHERE = (
     *("dims", "fold", "noop", "static_reshape", "reshape_chain", "weight_cast", "weight_transpose"),
+    *("shapes", "lengths", "attention_heads", "rotary_rows", "plain_linear"),
+    *("attention_bias", "bias_gelu", "skip_bias"),
 )
 """Passes that tidy any graph: how often they act says nothing about a family."""
 

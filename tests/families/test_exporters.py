@@ -12,6 +12,8 @@ from cells import CELLS, QUICK, Cell
 from exporters_table import TABLE, kept_rows, render, row
 from judge import Verdict, onnxruntime, onnxscript, ours, source
 
+pytestmark = pytest.mark.nightly  # exports 66 graphs, which takes minutes
+
 COUNTED = ("GroupQueryAttention", "MultiHeadAttention", "RotaryEmbedding", "norms", "QuickGelu",
            "SkipSimplifiedLayerNormalization", "SkipLayerNormalization")  # fmt: skip
 

@@ -6,6 +6,8 @@ import pytest
 from export import GRAPHS
 from table import TABLE, kept, render
 
+pytestmark = pytest.mark.nightly  # exports 27 models, which takes minutes
+
 NAMES = list(GRAPHS)
 
 

@@ -13,6 +13,8 @@ from measure import OPTIONS, Result, error, operate
 
 from surgery.engine.targets import TARGETS
 
+pytestmark = pytest.mark.nightly  # exports models, which takes minutes
+
 KINDS = [
     ("fp16", "cpu", 5e-3),
     ("fp16", "cuda", 5e-3),
