@@ -58,6 +58,29 @@ def check_sizes(checkpoint: Checkpoint) -> None:
         raise CheckpointError(f"{checkpoint.source}: config.json: {key} {problem}.")
 
 
+def unstated(config: Mapping[str, Any]) -> Iterator[str]:
+    """What config.json lacks although neither the shards nor anything else shows it.
+
+    transformers would take its family's default without a word, and the graphs would be wrong.
+    """
+    text, tower = part(config, "text_config"), config.get("vision_config")
+    if not isinstance(tower, dict):
+        yield "no 'vision_config' object"
+        return
+    for key in ("num_attention_heads", "rms_norm_eps"):
+        if key not in text:
+            yield f"no {key!r} for the decoder"
+    if "num_heads" not in tower:
+        yield "no 'num_heads' in 'vision_config'"
+    ropes = [
+        place.get(key) for place in (text, config) for key in ("rope_parameters", "rope_scaling")
+    ]
+    if not any(
+        "rope_theta" in place for place in (text, config, *ropes) if isinstance(place, dict)
+    ):
+        yield "no 'rope_theta', the base of the rotary frequencies"
+
+
 def absurd(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
     """Integers that no model has, by key."""
     if isinstance(value, dict):
@@ -110,7 +133,7 @@ def unbacked(config: Mapping[str, Any], shapes: Shapes) -> Iterator[tuple[str, s
 
 
 def part(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """A part of the configuration; Qwen2-VL was first published with the text part at the root."""
+    """Return a part of the configuration; Qwen2-VL was first published with the text part at the root."""
     found = config.get(name, config if name == "text_config" else {})
     return found if isinstance(found, dict) else {}
 
@@ -144,7 +167,12 @@ def numbers(config: Any) -> Iterator[tuple[bool, str]]:
     for key in ("factor", "attention_factor", "beta_fast", "beta_slow", "mscale"):
         value = rope.get(key)
         yield value is None or (is_number(value) and value > 0), f"{key} of rope is {shown(value)}"
-    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    width, heads = getattr(text, "head_dim", None), text.num_attention_heads
+    yield (
+        width is not None or text.hidden_size % heads == 0,
+        f"hidden_size {text.hidden_size} is not a multiple of num_attention_heads {heads}",
+    )
+    width = width or text.hidden_size // heads
     section = rope.get("mrope_section")
     if section is not None:
         whole = isinstance(section, list | tuple) and len(section) == 3

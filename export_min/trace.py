@@ -26,7 +26,7 @@ from export_min import attention, experts
 from export_min.checkpoint import Checkpoint, Weight
 from export_min.families import Family
 from export_min.graphs import Spec
-from export_min.sizes import check_sizes, numbers, without_ignored
+from export_min.sizes import check_sizes, numbers, unstated, without_ignored
 from surgery.base.errors import CheckpointError, first_line
 from surgery.base.files import is_integer, shown
 
@@ -65,6 +65,8 @@ def resolved_config(checkpoint: Checkpoint, family: Family) -> Any:
         CheckpointError: as `load_config`.
     """
     given = copy.deepcopy(without_ignored(checkpoint.config))  # transformers edits its input
+    for lack in unstated(given):
+        raise CheckpointError(f"{checkpoint.source}: config.json has {lack}.")
     try:
         config = family.model.config_class.from_dict(given)
     except Exception as e:  # the validators of transformers raise exceptions of any type

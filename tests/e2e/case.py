@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from filelock import FileLock
+
 from export_min import open_checkpoint
 from export_min.reference import Reference
 from surgery.answer.runtime import Runtime
@@ -34,7 +36,10 @@ class Case:
         return self.build("int4", Options(max_length=4096))
 
     def build(self, name: str, options: Options) -> Path:
-        return build(self.raw, self.folder / name, options)
+        """A package by its name, built when first asked for."""
+        folder = self.folder / name
+        with FileLock(f"{folder}.lock"):
+            return folder if folder.is_dir() else build(self.raw, folder, options)
 
     @cached_property
     def endless(self) -> Runtime:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import logging
+import os
 from collections.abc import Callable
 
 import onnxruntime_genai as og
 import pytest
 from case import Case
+from filelock import FileLock
 from PIL import Image
 from tiny_checkpoint import TINY, write_checkpoint
 
@@ -16,8 +17,6 @@ from surgery.answer.runtime import Prompt, Runtime
 from surgery.base.demo import DEMO
 from surgery.base.pictures import png
 
-logging.getLogger("torch.__trace").propagate = False  # a record a traced node, kept by pytest
-
 CASES = ("demo", *TINY)
 DEEP = ("demo", *(n for n, tiny in TINY.items() if "deepstack_visual_indexes" in tiny.vision))
 """Those with DeepStack."""
@@ -25,14 +24,21 @@ DEEP = ("demo", *(n for n, tiny in TINY.items() if "deepstack_visual_indexes" in
 
 @pytest.fixture(scope="session")
 def cases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Case]:
-    """A case by name, made when first asked for."""
+    """A case by name, made when first asked for; the processes of pytest-xdist share its files."""
     made: dict[str, Case] = {}
+    base = tmp_path_factory.getbasetemp()
+    base = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cases"
 
     def find(name: str) -> Case:
         if name not in made:
-            folder = tmp_path_factory.mktemp(name)
-            source = None if name == "demo" else write_checkpoint(TINY[name], folder / "checkpoint")
-            made[name] = Case(name, source or DEMO, export(source, folder / "raw"), folder)
+            folder, checkpoint = base / name, DEMO if name == "demo" else base / name / "checkpoint"
+            folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder / "raw.lock"):
+                if name != "demo" and not checkpoint.is_dir():
+                    write_checkpoint(TINY[name], checkpoint)
+                if not (folder / "raw").is_dir():
+                    export(None if name == "demo" else checkpoint, folder / "raw")
+            made[name] = Case(name, checkpoint, folder / "raw", folder)
         return made[name]
 
     return find

@@ -103,7 +103,7 @@ def test_a_weight_that_the_checkpoint_has_not(pytorch, demo, name, shape, found)
         ("prompt", {"question": 3, "pictures": []}, "prompt: question is 3, needs str"),
         ("generate", {"question": "?", "pictures": []}, "generate: steps is None, needs int"),
         ("replace", {"name": NORM, "weight": "missing.npy"}, "missing.npy: no array can be read"),
-        ("dance", {}, "ask is 'dance', needs one of prompt, generate, replace"),
+        ("dance", {}, "ask is 'dance', needs one of prompt, generate, weight, replace"),
     ],
 )
 def test_an_error_in_a_request_is_a_reply(pytorch, demo, what, fields, message):
@@ -121,9 +121,9 @@ def test_logits_that_cannot_be_written(pytorch, tmp_path):
 def test_a_crash_tells_the_end_of_standard_error(demo):
     with PyTorch.running("demo") as other:
         asked = other.prompt(QUESTION)
-        with pytest.raises(UserError, match=r"ended with exit code 1: .*max_new_tokens"):
+        with pytest.raises(UserError, match=r"ended with exit code 2: .*max_new_tokens"):
             other.generate(asked, -1)
-        with pytest.raises(UserError, match="ended with exit code 1"):
+        with pytest.raises(UserError, match="ended with exit code 2"):
             other.prompt(QUESTION)
 
 
@@ -204,7 +204,7 @@ def test_a_checkpoint_that_cannot_be_used_is_one_line(demo, tmp_path, capfd, com
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     (tmp_path / "tokenizer.json").write_text("{}")
     for source, message in (
-        ("nowhere/at/all", "nowhere/at/all: no such directory, and not a hub id"),
+        ("nowhere/at/all", "nowhere/at/all: there is no such directory, and it is not a hub id"),
         (tmp_path, "is missing"),
     ):
         capfd.readouterr()

@@ -130,16 +130,16 @@ def test_names_of_weights(kind: str) -> None:
     [
         ("qwen2_5_vl", "vision_config", {"window_size": 20}, "window_size 20 is less than"),
         ("qwen2_5_vl", "vision_config", {"out_hidden_size": 64}, "out_hidden_size is 64"),
-        ("qwen2_5_vl", "vision_config", {"num_heads": 3}, "hidden_size 1280 is no multiple"),
+        ("qwen2_5_vl", "vision_config", {"num_heads": 3}, "hidden_size 1280 is not a multiple"),
         ("qwen2_vl", "vision_config", {"hidden_size": 1536}, "vision_config.hidden_size is 1536"),
-        ("qwen2_vl", "vision_config", {"num_heads": 3}, "embed_dim 1280 is no multiple"),
-        ("qwen2_vl", None, {"num_attention_heads": 24}, "hidden_size 2048 is no multiple of"),
+        ("qwen2_vl", "vision_config", {"num_heads": 3}, "embed_dim 1280 is not a multiple"),
+        ("qwen2_vl", None, {"num_attention_heads": 24}, "hidden_size 2048 is not a multiple of"),
         ("qwen2_vl", None, {"layer_types": ["full_attention"]}, "layer_types"),
         (
             "qwen2_5_vl",
             None,
             {"rope_scaling": {"type": "mrope", "mrope_section": [16, 24]}},
-            "mrope_section [16, 24] does not divide 64",
+            "mrope_section is [16, 24], must be three integers that add up to half",
         ),
         (
             "qwen2_5_vl",

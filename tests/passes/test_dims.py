@@ -81,3 +81,29 @@ def test_bounded_by_a_table(build, dim, found):
     model.graph.inputs[1].shape = ir.Shape([1, dim, 4])
     Dims()(model)
     assert str(model.graph.inputs[1].shape) == f"[1,{found},4]"
+
+
+def test_a_number_holds_for_every_spelling(build):
+    """A weight fixes the length in one spelling; the others become the same number at once."""
+    text = """
+    g (float[B,S,6] x, float[B,S,6] z, float[6,2] w) => (float[B,S,2] y, float[B,S,6] n) {
+      y = MatMul(x, w)
+      n = Neg(z)
+    }
+    """
+    model = build(text)
+    for value, dim in zip(model.graph.inputs[:2], ("2*(a + b)", "a*2 + b*2")):
+        value.shape = ir.Shape(["B", "S", dim])
+    Dims()(model)
+    assert [str(value.shape) for value in model.graph.inputs[:2]] == ["[B,S,6]"] * 2
+
+
+@pytest.mark.parametrize("dim", ["floor(24*n/floor(n/4))", "24*n//(n//4)"])
+def test_a_quotient_beside_a_table_in_any_spelling(build, dim):
+    """A weight that multiplies a reshaped value fixes its width, however the width is written."""
+    text = "g (float[S,D] x, float[S,D] z) => (float[S,96] y) <float[96] w = {1.0}> {y = Mul(x, w)}"
+    model = build(text.replace("{1.0}", "{" + ", ".join(["1.0"] * 96) + "}"))
+    x = model.graph.inputs[0]
+    x.shape = ir.Shape(["n", dim])
+    Dims()(model)
+    assert str(x.shape) == "[n,96]"

@@ -101,7 +101,7 @@ def test_quantized_weights_of_any_graph(path: Path, tmp_path: Path) -> None:
 def test_a_raw_export(raw: Path, tmp_path: Path) -> None:
     """Weights stay in the checkpoint, where the manifest says, until the result is saved."""
     graph = load(raw / "vision.onnx")
-    graph = graph.run(*p.TIDY, p.FreqTable(), p.QkvSplit(expect=4), p.Rotary(expect=8))
+    graph = graph.run(*p.TIDY, p.FreqTable(rows=64), p.QkvSplit(expect=4), p.Rotary(expect=8))
     file = graph.save(tmp_path / "out")
     manifest = json.loads((raw / "manifest.json").read_text(encoding="utf-8"))
     before, after = session(raw / "vision.onnx", Path(manifest["weights"])), session(file)

@@ -17,6 +17,8 @@ ARITHMETIC = re.compile(r"[\w\s+*/()-]+")
 """Characters of an expression; sympy would evaluate any other string as Python."""
 BOUNDED = re.compile(r"Min\((\d+), ?(\w+)\)|Min\((\w+), ?(\d+)\)")
 """A length with a constant bound, such as the rows of a table."""
+QUOTIENT = re.compile(r"floor\(|//")
+"""A length that a reshape divides by another, as sympy and as exporters write it."""
 PAIRWISE = ("Add", "Sub", "Mul", "Div")
 NORMS = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 
@@ -50,7 +52,12 @@ class Dims(Pass):
         self.fixed: dict[str, int | str] = {}
 
     def canonical(self, dim: str) -> str | int:
-        """The one spelling of a dimension."""
+        """The one spelling of a dimension, or the number that an op fixes it to."""
+        spelled = self.spelled(dim)
+        return self.fixed.get(spelled, int(spelled) if spelled.isdecimal() else spelled)
+
+    def spelled(self, dim: str) -> str:
+        """An expression as sympy writes it, or its alias."""
         if dim not in self.known:
             spelled = dim
             if ARITHMETIC.fullmatch(dim):
@@ -60,12 +67,12 @@ class Dims(Pass):
                 except (sympy.SympifyError, SyntaxError, TypeError):
                     pass
             self.known[dim] = self.aliases.get(spelled, spelled)
-        spelled = self.known[dim]
-        return self.fixed.get(dim, int(spelled) if spelled.isdecimal() else spelled)
+        return self.known[dim]
 
     def values(self, model: ir.Model) -> Iterator[ir.Value]:
         """Values with a dimension that is not in its canonical spelling."""
-        self.fixed = fixed(model)
+        # An op beside one spelling of a length fixes all spellings of it.
+        self.fixed = {self.spelled(dim): value for dim, value in fixed(model).items()}
         for graph in model.graphs():
             for value in (*graph.inputs, *(v for node in graph for v in node.outputs)):
                 dims = [str(d.value) for d in value.shape or () if named(d)]
@@ -134,7 +141,7 @@ def placed(node: ir.Node) -> Iterator[tuple[str, int]]:
     (table,) = tables
     other = values[0] if table is values[1] else values[1]
     for dim, rows in zip(reversed(other.shape or ()), reversed(table.shape or ()), strict=False):
-        if named(dim) and "floor(" in str(dim.value) and isinstance(rows, int) and rows > 1:
+        if named(dim) and QUOTIENT.search(str(dim.value)) and isinstance(rows, int) and rows > 1:
             yield str(dim.value), rows
 
 
