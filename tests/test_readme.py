@@ -56,12 +56,9 @@ def blocks(text: str) -> list[Block]:
     return [Block(lang, code, mark) for mark, lang, code in re.findall(pattern, text, re.DOTALL)]
 
 
-@pytest.fixture(scope="module")
-def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What each command of the README, then of interface.md, printed: run in a fresh directory."""
-    folder = tmp_path_factory.mktemp("clone")
+def run_pages(folder: Path, tools: Path) -> dict[str, str]:
+    """What each command of the README, then of interface.md, printed: run in an empty folder."""
     (folder / "export_min").symlink_to(ROOT / "export_min", target_is_directory=True)
-    tools = tmp_path_factory.mktemp("bin")
     (tools / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     (tools / "python").chmod(0o755)
     path = f"{tools}{os.pathsep}{os.environ['PATH']}"
@@ -94,13 +91,12 @@ def test_only_what_cannot_run_is_left_out() -> None:
     assert [block.mark for block in found if block.mark] == NOT_RUN
 
 
-def test_the_answers_are_those_of_the_page(said: dict[str, str]) -> None:
+def test_every_command_in_the_order_of_the_page(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """All run in one folder, and show what the pages say."""
+    said = run_pages(tmp_path_factory.mktemp("clone"), tmp_path_factory.mktemp("bin"))
     answer = re.findall(r"question about a picture \(`([^`]+)`\)", README)
     assert [output(said, "surgery chat").strip()] == answer
     assert [output(said, "og.Model").strip()] == answer
-
-
-def test_the_commands_show_what_the_page_says(said: dict[str, str]) -> None:
     assert output(said, "diff -u").startswith("--- steps/decoder/07_")
     assert "4 sites" in output(said, "explain group_query_attention --graph")
     assert "silu: 4 sites" in output(said, '"steps/decoder/00_raw.onnx"')

@@ -137,7 +137,10 @@ def test_greedy_is_a_temperature_of_zero():
         (("{package}", "--image", "{text}", "hello"), "not a picture"),
         (("{package}", "--image", "{missing}", "hello"), "no such picture"),
         (("{package}", "--image", "{cut}", "hello"), "cannot be read as a picture"),
-        (("{package}", "--image", "{thin}", "hello"), "one side may be 200 times the other"),
+        (
+            ("{package}", "--image", "{thin}", "hello"),
+            "one side may be at most 200 times as long as the other",
+        ),
         (("{package}", "hello " * 5000), "the prompt has"),
         (("{package}", "what is <|vision_start|>?"), "takes for a picture"),
         (("{package}", "what is <|image_pad|>?"), "takes for a picture"),
