@@ -39,25 +39,20 @@ SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
 """Those that ask a process to end; Windows has the first two."""
 
 
-class Interrupted(KeyboardInterrupt):
-    """A signal asks the process to end."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-
 def run(command: Callable[[], int | None]) -> int:
     """Run a command and return its exit code; see the table above."""
-    with streams(), signals():
+    with streams(), signals() as received:
         try:
             code = command() or 0
             sys.stdout.flush()
             return code
-        except KeyboardInterrupt as e:
-            say("interrupted")
-            return 128 + (e.number if isinstance(e, Interrupted) else signal.SIGINT)
+        except KeyboardInterrupt:
+            pass
         except Exception as e:
-            return told(e)
+            if not received:  # C code that a signal interrupts may raise an error of its own
+                return told(e)
+        say("interrupted")
+        return 128 + (received or [signal.SIGINT])[0]
 
 
 def told(error: Exception) -> int:
@@ -116,28 +111,39 @@ def say(text: str) -> None:
 
 
 @contextlib.contextmanager
-def signals() -> Iterator[None]:
-    """Signals that ask the process to end raise `Interrupted`, so that outputs are tidied.
+def signals() -> Iterator[list[int]]:
+    """Signals that ask the process to end raise `KeyboardInterrupt`, so that outputs are tidied.
 
-    Only the main thread can set that; handlers are as before afterwards. A signal that is
-    ignored, as nohup does, stays so.
+    Yields a list that receives the numbers of such signals. Only the main thread can set that;
+    handlers are as before afterwards. A signal that is ignored, as nohup does, stays so. Where the
+    exception is lost, as in the destructor of an object, the signal is sent again.
     """
+    received: list[int] = []
+
+    def interrupt(number: int, frame: object) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    def lost(found: sys.UnraisableHookArgs) -> None:
+        if isinstance(found.exc_value, KeyboardInterrupt) and received:
+            threading.Timer(0.02, os.kill, (os.getpid(), received[-1])).start()
+        else:
+            hook(found)
+
     before: dict[int, Any] = {}
+    hook = sys.unraisablehook
     if threading.current_thread() is threading.main_thread():
         for name in SIGNALS:
             number = getattr(signal, name, None)
             if number is not None and signal.getsignal(number) != signal.SIG_IGN:
                 before[number] = signal.signal(number, interrupt)
+        sys.unraisablehook = lost
     try:
-        yield
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def interrupt(number: int, frame: object) -> None:
-    """Signal handler."""
-    raise Interrupted(number)
+        sys.unraisablehook = hook
 
 
 @contextlib.contextmanager

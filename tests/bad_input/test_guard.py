@@ -167,6 +167,34 @@ def test_ctrl_c_during_imports(name, seconds, tmp_path):
     assert process.returncode in (130, 2) and not (tmp_path / "out").exists()
 
 
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_an_interruption_that_a_library_turns_into_an_error(capsys):
+    def command() -> int:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise ImportError("cannot import a part in C") from None
+        return 0
+
+    assert run(command) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_an_interruption_that_a_destructor_swallows(capsys):
+    class Closing:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    def command() -> int:
+        Closing()
+        time.sleep(30)
+        return 0
+
+    assert run(command) == 143
+    assert capsys.readouterr().err == "interrupted\n"
+
+
 def test_is_command():
     assert is_command(["python", "-m", "export_min"]) and is_command(["p", "-O", "-m", "surgery"])
     for words in (["python"], ["python", "-m"], ["python", "-m", "pytest", "-m", "surgery"]):
