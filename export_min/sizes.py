@@ -133,7 +133,7 @@ def unbacked(config: Mapping[str, Any], shapes: Shapes) -> Iterator[tuple[str, s
 
 
 def part(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """Return a part of the configuration; Qwen2-VL was first published with the text part at the root."""
+    """Return a part of the configuration; Qwen2-VL was first published without a text part."""
     found = config.get(name, config if name == "text_config" else {})
     return found if isinstance(found, dict) else {}
 
