@@ -1,7 +1,8 @@
 """Which tests share a process, where `pytest -n auto --dist loadgroup` spreads them over several.
 
 What a folder exports and builds is made once a process, so a folder stays together. The end to end
-tests are split by the configuration that they run; those of `export_min` share nothing.
+tests are split by the configuration that they run. Those of `export_min` share nothing and those of
+`bad_input` little: each file is a group.
 
 Tests marked `nightly` repeat with more models what the others try with a few. They run with
 `pytest --nightly`, together with the others; `pytest --nightly -m nightly` runs them alone.
@@ -45,7 +46,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def group(item: pytest.Item) -> str:
     """The name of a test's group."""
     folder = item.path.relative_to(TESTS).parts[0]
-    if folder == "export_min":
+    if folder in ("bad_input", "export_min"):
         return f"{folder}/{item.path.stem}"
     if folder == "e2e":
         parameters = item.callspec.params if hasattr(item, "callspec") else {}

@@ -33,11 +33,10 @@ WEIGHTS = {
 }
 OPTIONS = (("-t", "int4"), ("-t", "fp32"), ("-t", "fp16", "-p", "fp16"), ("-e", "cuda"))
 CASES = [
-    (name, number, OPTIONS[(i + shift) % len(OPTIONS)])
+    (name, (float("nan"), float("-inf"))[i % 2], OPTIONS[i % len(OPTIONS)])
     for i, name in enumerate(WEIGHTS.values())
-    for shift, number in enumerate((float("nan"), float("-inf")))
 ]
-"""Every weight with NaN and with infinity, the options in turn."""
+"""Every weight; NaN and infinity, and the options, in turn."""
 
 
 @pytest.fixture
