@@ -14,6 +14,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from surgery.rewrite.matcher import LARGEST_CONSTANT
+from surgery.rewrite.weights import numbers
 
 
 class Leaks(Exception):
@@ -54,7 +55,7 @@ class Region:
             int(x)
             for tensor in tensors
             if tensor is not None and tensor.dtype in (ir.DataType.INT64, ir.DataType.INT32)
-            for x in np.ravel(tensor.numpy())
+            for x in np.ravel(numbers(tensor))
         ]
         """Every integer in the constants of the region."""
         self.session = session(part, graph.opset_imports)
@@ -82,7 +83,7 @@ def session(part: ir.Graph, opsets: Mapping[str, int]) -> ort.InferenceSession:
             continue
         if tensor.size > LARGEST_CONSTANT:
             raise Leaks(f"{value.name}, {tensor.size} numbers: a weight")
-        array = np.array(tensor.numpy())
+        array = np.array(numbers(tensor))
         value.const_value = ir.Tensor(array, dtype=tensor.dtype, name=value.name)
     part.opset_imports.update(opsets)
     options = ort.SessionOptions()
