@@ -36,8 +36,6 @@ from surgery.rewrite.weights import (
     numbers,
     stored,
     tile,
-    transposed,
-    turn,
 )
 
 THRESHOLD = 1024
@@ -291,12 +289,11 @@ def tasks(layout: Layout, files: Mapping[str, int]) -> Iterator[Callable[[], int
         if layout.strict:
             check_array(tensor.name or "a constant", tensor)
         yield lambda place=place, tensor=tensor: write_at(  # type: ignore[misc]
-            files[place.file], place.offset, np.frombuffer(tensor.tobytes(), np.uint8)
+            files[place.file], place.offset, memoryview(tensor.tobytes())
         )
     for job in layout.jobs.values():
-        inner = unturned(job.source)
-        if inner is not None:
-            yield from tiles(job, inner, files)
+        if is_turned(job.source):
+            yield from tiles(job, files)
             continue
         shape = job.source.parts[0][1]
         rows = shape[0] if shape else 1
@@ -309,42 +306,39 @@ def tasks(layout: Layout, files: Mapping[str, int]) -> Iterator[Callable[[], int
             )
 
 
-def unturned(source: Source) -> Source | None:
-    """The matrix of which a source is the transposed one; None for other sources."""
-    bare = source
-    while isinstance(bare, Cast):
-        bare = bare.source
-    return transposed(source) if isinstance(bare, Transposed) else None
+def is_turned(source: Source) -> bool:
+    """Whether a source is a transposed matrix, cast or not."""
+    while isinstance(source, Cast):
+        source = source.source
+    return isinstance(source, Transposed)
 
 
-def tiles(job: Job, inner: Source, files: Mapping[str, int]) -> Iterator[Callable[[], int]]:
+def tiles(job: Job, files: Mapping[str, int]) -> Iterator[Callable[[], int]]:
     """Yield tasks that each write a tile of a transposed matrix."""
-    n, k = inner.parts[0][1]
-    for row in range(0, n, SIDE):
-        for column in range(0, k, SIDE):
-            rows = row, min(row + SIDE, n)
-            columns = column, min(column + SIDE, k)
+    k, n = job.source.parts[0][1]
+    for column in range(0, n, SIDE):  # neighbours in the file that is read follow each other
+        for row in range(0, k, SIDE):
+            rows = row, min(row + SIDE, k)
+            columns = column, min(column + SIDE, n)
             yield lambda rows=rows, columns=columns: write_tile(  # type: ignore[misc]
-                job, inner, rows, columns, files
+                job, rows, columns, files
             )
 
 
-def write_tile(job: Job, inner: Source, rows: Span, columns: Span, files: Mapping[str, int]) -> int:
-    """Write some columns of some rows of a matrix as rows of columns, and return the bytes."""
+def write_tile(job: Job, rows: Span, columns: Span, files: Mapping[str, int]) -> int:
+    """Write some columns of some rows of a matrix, and return the bytes."""
     with naming(job):
         with np.errstate(over="ignore"):  # what overflows is refused below
-            array = tile(inner, rows, columns)
+            array = tile(job.source, rows, columns)
         check_rows(job.name, job.source, 0, array, job.strict)
-    n, place = inner.parts[0][1][0], job.places[0]
-    turned = turn(array)
-    return sum(
-        write_at(
-            files[place.file],
-            place.offset + (column * n + rows[0]) * turned.itemsize,
-            line.view(np.uint8),
-        )
-        for column, line in enumerate(turned, columns[0])
-    )
+    place = job.places[0]
+    size, width = array.itemsize, job.source.parts[0][1][1]
+    offset = place.offset + (rows[0] * width + columns[0]) * size
+    data, length = memoryview(array.reshape(-1).view(np.uint8).data), array.shape[1] * size
+    for i in range(len(array)):
+        part = data[i * length : (i + 1) * length]
+        write_at(files[place.file], offset + i * width * size, part)
+    return len(data)
 
 
 def input_shape(source: Any) -> tuple[int, ...]:
@@ -383,17 +377,16 @@ def write_piece(job: Job, start: int, stop: int, files: Mapping[str, int]) -> in
             shape = job.source.parts[part][1]
             row_bytes = place.nbytes // shape[0]
             array = np.ascontiguousarray(rows).view(np.uint8).reshape(-1)
-            written += write_at(files[place.file], place.offset + start * row_bytes, array)
+            written += write_at(files[place.file], place.offset + start * row_bytes, array.data)
     return written
 
 
-def write_at(descriptor: int, offset: int, array: np.ndarray) -> int:
-    """Write an array at an offset and return the number of bytes."""
-    view = memoryview(array.data)
+def write_at(descriptor: int, offset: int, view: memoryview) -> int:
+    """Write bytes at an offset and return their number."""
     done = 0
     if hasattr(os, "pwrite"):
         while done < len(view):
-            done += os.pwrite(descriptor, view[done:], offset + done)
+            done += os.pwrite(descriptor, view[done:] if done else view, offset + done)
         return done
     with SEEK:  # Windows has no positioned write
         os.lseek(descriptor, offset, os.SEEK_SET)

@@ -34,8 +34,10 @@ TILE = 128
 """Side of the square blocks in which a matrix is transposed."""
 BAND = 1 << 20
 """Bytes of whole rows that are read together where some columns of them are wanted."""
+SHORT = 16 << 10
+"""Bytes of rows that are always read whole: a call of the system costs as much as copying them."""
 FEW = 4
-"""Whole rows are read up to this many times the bytes that are wanted; beyond, each piece alone."""
+"""Longer rows are read whole up to this many times what is wanted; beyond, each piece alone."""
 
 
 class Unreadable(PackageError):
@@ -115,7 +117,7 @@ class Stored:
         width, wanted = self.shape[1], columns[1] - columns[0]
         out = np.empty((rows[1] - rows[0], wanted), self.dtype.numpy())
         with self.opened() as file:
-            if width > FEW * wanted:
+            if width > FEW * wanted and width * out.itemsize > SHORT:
                 for i, row in enumerate(out):
                     self.fill(file, row, (rows[0] + i) * width + columns[0])
                 return out
@@ -212,7 +214,7 @@ class Transposed:
         step = 1024
         for first in range(0, n, step):
             rows = first, min(first + step, n)
-            out[:, slice(*rows)] = tile(self.source, rows, (start, stop)).T
+            out[:, slice(*rows)] = turn(tile(self.source, rows, (start, stop)))
         return (out,)
 
 
@@ -276,6 +278,8 @@ def tile(source: Source, rows: Span, columns: Span) -> Array:
         return source.of(tile(source.source, rows, columns))
     if isinstance(source, Stored):
         return source.tile(rows, columns)
+    if isinstance(source, Transposed):
+        return turn(tile(source.source, columns, rows))
     return source.read(*rows)[0][:, slice(*columns)]
 
 

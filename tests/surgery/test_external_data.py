@@ -12,6 +12,7 @@ import quant
 from surgery.base.errors import PackageError
 from surgery.package import external_data
 from surgery.package.external_data import LARGE, PAGE_ALIGNMENT, SMALL_ALIGNMENT, write_graphs
+from surgery.rewrite import weights
 from surgery.rewrite.weights import FEW, Cast, Quantized, Reshaped, RowTensor, Stored, Transposed
 
 F32, F16, BF16 = ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16
@@ -247,6 +248,7 @@ def test_errors_come_through(tmp_path):
 def test_a_transposed_matrix_in_tiles(stored, tmp_path, monkeypatch, shape):
     """It is read a few times at most, however many tiles there are, and written once."""
     monkeypatch.setattr(external_data, "SIDE", 64)
+    monkeypatch.setattr(weights, "SHORT", 0)
     source, array = stored(shape)
     fill, read_bytes = Stored.fill, []
 
