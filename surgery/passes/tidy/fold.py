@@ -21,6 +21,8 @@ OUTPUT_LIMIT = 1 << 16
 """Most elements of a constant that onnxscript's folder makes."""
 RESULT_LIMIT = 1 << 22
 """Most bytes of a constant that `Precompute` makes."""
+ROUNDS = 8
+"""Most rounds of the passes."""
 SMALL = 16
 """Elements up to which equal constants are merged."""
 
@@ -46,6 +48,8 @@ class Fold(Pass):
     """
 
     name = "fold"
+    settled = False
+    """Whether the last round of the last call found nothing to do."""
 
     def sites(self, model: ir.Model) -> list[Site]:
         """Nodes that the pass would remove, found on a copy that shares the weights."""
@@ -58,45 +62,49 @@ class Fold(Pass):
     def apply(self, model: ir.Model) -> int:
         """Fold until nothing changes; returns the number of nodes removed."""
         before = sum(len(graph) for graph in model.graphs())
-        tidy(model)
+        self.settled = tidy(model)
         return before - sum(len(graph) for graph in model.graphs())
+
+    def left(self, model: ir.Model) -> list[Site]:
+        """Nothing, if the last round changed nothing; to search once more would take as long."""
+        return [] if self.settled else self.sites(model)
 
 
 FOLDER = logging.getLogger("onnxscript.optimizer._constant_folding")
 
 
-def tidy(model: ir.Model) -> None:
-    """Run the passes; unfoldable nodes are left alone, so the folder's warnings are muted."""
+def tidy(model: ir.Model) -> bool:
+    """Run the passes; unfoldable nodes are left alone, so the folder's warnings are muted.
+
+    Returns:
+        Whether the last round changed nothing.
+    """
     level = FOLDER.level
     FOLDER.setLevel(logging.ERROR)
     try:
-        run(model)
+        return run(model)
     finally:
         FOLDER.setLevel(level)
 
 
-def run(model: ir.Model) -> None:
-    """Run the passes in turn until nothing changes, eight times at most."""
-    passes = ir.passes.PassManager(
-        [
-            FoldConstantsPass(
-                shape_inference=True,
-                input_size_limit=INPUT_LIMIT,
-                output_size_limit=OUTPUT_LIMIT,
-                should_fold=spare_weights,
-            ),
-            common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-            Lengths(),
-            Precompute(),
-            MergeConstants(),
-            common.IdentityEliminationPass(),
-            common.CommonSubexpressionEliminationPass(),
-            common.RemoveUnusedNodesPass(),
-        ],
-        steps=8,
-        early_stop=True,
+def run(model: ir.Model) -> bool:
+    """Run the passes in turn until nothing changes, `ROUNDS` times at most; whether that was so."""
+    passes = ir.passes.Sequential(
+        FoldConstantsPass(
+            shape_inference=True,
+            input_size_limit=INPUT_LIMIT,
+            output_size_limit=OUTPUT_LIMIT,
+            should_fold=spare_weights,
+        ),
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        Lengths(),
+        Precompute(),
+        MergeConstants(),
+        common.IdentityEliminationPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.RemoveUnusedNodesPass(),
     )
-    passes(model)
+    return any(not passes(model).modified for _ in range(ROUNDS))
 
 
 class Lengths(ir.passes.InPlacePass):
