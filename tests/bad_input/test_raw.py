@@ -7,7 +7,9 @@ import shutil
 
 import pytest
 
+import surgery
 from surgery.__main__ import main
+from surgery.base.errors import PackageError
 
 
 @pytest.fixture
@@ -68,6 +70,19 @@ def test_a_checkpoint_that_changed(build, moved):
     data[place : place + 4] = b"F16 "
     path.write_bytes(data)
     assert "model.safetensors" in build()
+
+
+@pytest.mark.parametrize("part", ["vision", "embedding", "decoder"])
+def test_a_graph_whose_checkpoint_went_away(raw, moved, part):
+    """As a library: the same line as from a build, before anything is read."""
+    path = moved / "model.safetensors"
+    data = path.read_bytes()
+    path.write_bytes(data[:-1])
+    with pytest.raises(PackageError, match=r"model.safetensors: changed since the export"):
+        surgery.load(raw / f"{part}.onnx")
+    path.unlink()
+    with pytest.raises(PackageError, match=r"model.safetensors: missing; .* or export again\."):
+        surgery.load(raw / f"{part}.onnx")
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "preprocessor_config.json"])
