@@ -98,5 +98,12 @@ def test_options_that_cannot_be_met(build, words):
     assert words[0] in build(*words)
 
 
+@pytest.mark.parametrize("words", [("--only", "feature_gather"), ("--skip", "fold")], ids=" ".join)
+def test_passes_that_need_others(raw, capsys, words):
+    """A pass that meets a graph which no earlier pass has prepared says so."""
+    assert main(["-i", str(raw), *words]) == 2
+    assert "without the passes that were left out" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_a_precision_that_the_provider_has_not(build):
     assert "attention with a cache in float16 only" in build("-e", "cuda", "-t", "fp32")
