@@ -238,7 +238,11 @@ def read_header(shard: Path, folder: Path) -> dict[str, Weight]:
             )
         start, stop = info.data_offsets
         dtype = SAFETENSORS_DTYPES[info.dtype]
-        assert stop - start == math.prod(info.shape) * dtype.itemsize
+        if stop - start != math.prod(info.shape) * dtype.itemsize:
+            raise CheckpointError(
+                f"{shard}: truncated or corrupt: {brief(name)} has {stop - start:,} bytes, not "
+                f"those of its shape."
+            )
         weights[name] = Weight(shard, folder, base + start, stop - start, dtype, tuple(info.shape))
     return weights
 

@@ -213,12 +213,18 @@ def load(path: str | Path) -> Graph:
             manifest.json says.
 
     Raises:
-        PackageError: the file does not exist or holds no ONNX graph.
+        PackageError: the file does not exist or holds no ONNX graph; or the checkpoint of a raw
+            export is gone or has changed.
     """
     path = Path(path)
     manifest = path.parent / "manifest.json"
     exported = manifest.is_file() and path.name in ("vision.onnx", "embedding.onnx", "decoder.onnx")
-    model = load_any(path, Facts.load(path.parent, Options()).weights if exported else None)
+    weights = None
+    if exported:
+        facts = Facts.load(path.parent, Options())
+        facts.check_unchanged()
+        weights = facts.weights
+    model = load_any(path, weights)
     model.graph.name = path.stem
     return Graph(model)
 

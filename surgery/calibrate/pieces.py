@@ -18,6 +18,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from surgery.match.products import Product, product_of
+from surgery.rewrite.weights import numbers
 
 Array = npt.NDArray[Any]
 
@@ -82,7 +83,7 @@ class Piece:
     def fixed(self) -> dict[str, Array]:
         """The large constants that the session reads."""
         return {
-            name: np.ascontiguousarray(tensor.numpy())
+            name: np.ascontiguousarray(numbers(tensor))
             for name, tensor in self.constants.items()
             if name in self.ports[0]
         }
@@ -118,7 +119,7 @@ class Piece:
         for value in part.initializers.values():
             tensor = value.const_value
             assert tensor is not None
-            array = np.array(tensor.numpy())
+            array = np.array(numbers(tensor))
             value.const_value = ir.Tensor(array, dtype=tensor.dtype, name=value.name)
         for node in part:
             node.metadata_props.clear()

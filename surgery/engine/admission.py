@@ -73,7 +73,7 @@ def faults(proto: onnx.ModelProto, path: Path, own_data: bool) -> Iterator[str]:
             yield f"sparse initializer {brief(name)}: sparse tensors are not supported"
         yield from name_faults(graph)
         for node in graph.node:
-            yield from attribute_faults(node, proto)
+            yield from node_faults(node, proto)
     yield from scope_faults(proto.graph, set())
     for tensor in tensors_of(proto):
         yield from tensor_faults(tensor, path, own_data)
@@ -143,8 +143,11 @@ def name_faults(graph: onnx.GraphProto) -> Iterator[str]:
                 )
 
 
-def attribute_faults(node: onnx.NodeProto, proto: onnx.ModelProto) -> Iterator[str]:
-    """Attributes that an ONNX op requires must be there."""
+def node_faults(node: onnx.NodeProto, proto: onnx.ModelProto) -> Iterator[str]:
+    """Inputs, outputs and attributes that an ONNX op requires must be there."""
+    what = f"node {brief(node.name)}: {brief(node.op_type)}"
+    if not any(node.output):
+        yield f"{what} without an output"
     if node.domain not in ("", "ai.onnx"):
         return
     version = next(e.version for e in proto.opset_import if e.domain in ("", "ai.onnx"))
@@ -156,10 +159,24 @@ def attribute_faults(node: onnx.NodeProto, proto: onnx.ModelProto) -> Iterator[s
         if not any(f.name == node.op_type and f.domain == node.domain for f in proto.functions):
             yield f"node {brief(node.name)}: no op {brief(node.op_type)} in opset {version}"
         return
+    yield from port_faults(node, schema, what)
     given = {attribute.name for attribute in node.attribute}
     for name, attribute in schema.attributes.items():
         if attribute.required and name not in given:
-            yield f"node {brief(node.name)}: {node.op_type} without its attribute {name}"
+            yield f"{what} without its attribute {name}"
+
+
+def port_faults(node: onnx.NodeProto, schema: defs.OpSchema, what: str) -> Iterator[str]:
+    """An op must have the inputs that it requires, and no more inputs or outputs than it takes."""
+    if len(node.input) > schema.max_input:
+        yield f"{what} with {len(node.input)} inputs, takes {schema.max_input}"
+    if len(node.output) > schema.max_output:
+        yield f"{what} with {len(node.output)} outputs, makes {schema.max_output}"
+    given = [*node.input, *[""] * len(schema.inputs)]
+    for name, parameter in zip(given, schema.inputs, strict=False):
+        optional = parameter.option == defs.OpSchema.FormalParameterOption.Optional
+        if not name and not optional and parameter.min_arity:
+            yield f"{what} without its input {parameter.name}"
 
 
 def scope_faults(graph: onnx.GraphProto, outer: set[str]) -> Iterator[str]:

@@ -12,7 +12,7 @@ from surgery.base.errors import PackageError, UserError
 from surgery.engine.admission import read_model
 from surgery.engine.upgrade import upgrade
 from surgery.rewrite.matcher import LARGEST_CONSTANT
-from surgery.rewrite.weights import Inline, RowTensor
+from surgery.rewrite.weights import Inline, RowTensor, numbers
 
 WEIGHT = 1024
 """Fewest bytes of a float initializer that counts as a weight, which passes never read."""
@@ -78,7 +78,7 @@ def near(model: ir.Model, weight: int) -> None:
                 continue
             whole = not tensor.dtype.is_floating_point() and tensor.size <= LARGEST_CONSTANT
             if whole or tensor.nbytes < weight:
-                array = np.array(tensor.numpy())
+                array = np.array(numbers(tensor))
                 value.const_value = ir.Tensor(array, dtype=tensor.dtype, name=value.name)
 
 

@@ -10,11 +10,12 @@ from typing import Any, Protocol
 
 import onnx_ir as ir
 
+from surgery.base.errors import UserError
 from surgery.engine.facts import Facts
 from surgery.engine.selection import EVERYTHING, Selection
 from surgery.engine.step import Recipe, S, Step
 from surgery.rewrite import view
-from surgery.rewrite.contract import ExpectationError, Pass
+from surgery.rewrite.contract import ExpectationError, Pass, PassError
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def run(
 
     Raises:
         ExpectationError: a pass found another number of sites than the recipe expects.
-        PassError: a pass could not do what it promised.
+        PassError: a pass could not do what it promised, or needs one that the selection leaves out.
     """
     index = 0
     for step, gap in selection.steps(recipe):
@@ -96,7 +97,15 @@ def run(
             continue
         work = step.make(settings)
         before, start = view.histogram(model), time.perf_counter()
-        work(model)
+        try:
+            work(model)
+        except Exception as e:
+            if not gap or isinstance(e.__cause__ or e, UserError):
+                raise
+            raise PassError(
+                f"{work.name}: cannot run on the {name} graph without the passes that were left "
+                f"out before it."
+            ) from e
         seconds = time.perf_counter() - start
         after = view.histogram(model)
         expected = step.expected(settings)

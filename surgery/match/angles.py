@@ -79,7 +79,7 @@ def measured(graph: ir.Graph, position: ir.Value, angle: ir.Value, count: int) -
         feeds = lengths(region, position, (batch, sequence)) | {position.name or "": given}
         try:
             got = region(feeds)
-        except Exception:  # onnxruntime raises its own kinds
+        except Leaks:
             return None
         if got.shape != (batch, sequence, count) or got.dtype != np.float32:
             return None

@@ -63,7 +63,7 @@ def read_mask(mask: ir.Value, past: ir.Value, query: ir.Value) -> Mask | str:
         valid = feeds[padding.name or ""].astype(bool)
         try:
             got = region(feeds)
-        except Exception as e:  # onnxruntime raises its own kinds
+        except Leaks as e:
             return f"another mask, which does not run at batch {b}, sequence {s}, past {p}: {e}"
         if got.dtype == np.float32 and bool(np.all((got == 0) | (got <= LOWEST))):
             got = got == 0
@@ -157,7 +157,7 @@ def read_padding(mask: ir.Value) -> ir.Value | str:
         feeds[padding.name or ""] = valid.astype(padding.dtype.numpy())
         try:
             got = region(feeds)
-        except Exception as e:  # onnxruntime raises its own kinds
+        except Leaks as e:
             return f"another mask, which does not run at batch {rows}, length {length}: {e}"
         if got.dtype == np.float32 and bool(np.all((got == 0) | (got <= LOWEST))):
             got = got == 0

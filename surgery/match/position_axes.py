@@ -41,12 +41,12 @@ def read_pick(angles: ir.Value, interleaved: bool) -> tuple[ir.Node, Axes] | str
     frequencies = table.shape[1]
     if not isinstance(frequencies, int) or not isinstance(gather.graph, ir.Graph):
         return f"a table of shape {table.shape}"
+    code = np.arange(3 * 2 * 5 * frequencies, dtype=np.float32).reshape(3, 2, 5, frequencies)
     try:
-        region = Region(gather.graph, [picked], angles)
+        turned = Region(gather.graph, [picked], angles)({picked.name or "": code})
     except Leaks as e:
         return f"a pick that reads more than the table: {e}"
-    code = np.arange(3 * 2 * 5 * frequencies, dtype=np.float32).reshape(3, 2, 5, frequencies)
-    axes = read_axes(code, region({picked.name or "": code}), interleaved)
+    axes = read_axes(code, turned, interleaved)
     return "a pick that is neither interleaved nor sectioned" if axes is None else (gather, axes)
 
 

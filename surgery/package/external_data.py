@@ -3,10 +3,14 @@
 A weight is computed in blocks of rows, which threads write to the data file in parallel. The offset
 of every weight is fixed before the first byte is written, so the file does not depend on the number
 of threads. Memory holds a few blocks, however large the model or its largest matrix is.
+
+A transposed matrix is computed in square tiles: rows of it are columns of what is stored, and the
+file would be read once for each block of them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +24,19 @@ import onnx_ir as ir
 
 from surgery.base.errors import UserError
 from surgery.package.finite import check_array, check_rows, unquantizable
-from surgery.rewrite.weights import Array, RowTensor, Source, Stored
+from surgery.rewrite.weights import (
+    Array,
+    Cast,
+    RowTensor,
+    Source,
+    Span,
+    Stored,
+    Transposed,
+    Unreadable,
+    numbers,
+    stored,
+    tile,
+)
 
 THRESHOLD = 1024
 """Initializers of at least this many bytes go to the data file. Smaller ones stay in the graph."""
@@ -33,6 +49,8 @@ LARGE = 1 << 20
 """Tensors of at least this many bytes start on a page, so that the runtime can map each alone."""
 PIECE = 4 << 20
 """Bytes of float32 weights that a thread computes at a time."""
+SIDE = 1024
+"""Side of the tiles of a transposed matrix: a piece in float32."""
 
 SEEK = threading.Lock()
 """Held while a thread seeks and writes, where the system has no positioned write."""
@@ -133,9 +151,10 @@ def write_graphs(
                 name=value.name or "",
                 base_dir=folder,
             )
-    for source in layout.jobs:
-        for stored in stored_in(source):
-            stored.check()
+    for job in layout.jobs.values():
+        for weight in stored_in(job.source):
+            with naming(job):
+                weight.check()
     write_data(layout, folder, threads or os.cpu_count() or 1, report)
     for name, model in graphs.items():
         ir.save(model, folder / name)
@@ -161,7 +180,7 @@ def files_read(model: ir.Model) -> set[Path]:
             if isinstance(tensor, ir.ExternalTensor):
                 read.add(Path(tensor.base_dir) / tensor.location)
             elif isinstance(tensor, RowTensor):
-                read.update(stored.file for stored in stored_in(tensor.source))
+                read.update(weight.file for weight in stored_in(tensor.source))
     return read
 
 
@@ -186,9 +205,8 @@ def external(model: ir.Model, strict: bool = False) -> Iterator[ir.Value]:
                 yield value
             elif isinstance(tensor, RowTensor | ir.ExternalTensor):
                 check_small(tensor, strict)
-                value.const_value = ir.Tensor(
-                    np.array(tensor.numpy()), dtype=tensor.dtype, name=value.name
-                )
+                array = np.array(numbers(tensor))
+                value.const_value = ir.Tensor(array, dtype=tensor.dtype, name=value.name)
 
 
 def check_small(tensor: RowTensor | ir.ExternalTensor, strict: bool) -> None:
@@ -197,16 +215,29 @@ def check_small(tensor: RowTensor | ir.ExternalTensor, strict: bool) -> None:
     assert isinstance(row, RowTensor)
     job = Job(row.source, weight_name(tensor), strict)
     rows = job.source.parts[0][1]
-    read_checked(job, 0, rows[0] if rows else 1)
+    with naming(job):
+        read_checked(job, 0, rows[0] if rows else 1)
+
+
+@contextlib.contextmanager
+def naming(job: Job) -> Iterator[None]:
+    """Let what goes wrong with a weight name it."""
+    try:
+        yield
+    except Unreadable as e:
+        raise Unreadable(f"{job.name}: {e}") from e
+    except UserError:
+        raise  # it names the weight
+    except Exception as e:
+        e.add_note(job.name)
+        raise
 
 
 def row_tensor(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
     """Wrap an external tensor in a `RowTensor`, so that it is streamed and shared too."""
     if not isinstance(tensor, ir.ExternalTensor):
         return tensor
-    file = Path(tensor.base_dir) / tensor.location
-    shape = tuple(tensor.shape.numpy())
-    return RowTensor(Stored(file, tensor.offset or 0, tensor.dtype, shape), name=tensor.name)
+    return RowTensor(stored(tensor), name=tensor.name or "")
 
 
 def write_data(
@@ -258,9 +289,12 @@ def tasks(layout: Layout, files: Mapping[str, int]) -> Iterator[Callable[[], int
         if layout.strict:
             check_array(tensor.name or "a constant", tensor)
         yield lambda place=place, tensor=tensor: write_at(  # type: ignore[misc]
-            files[place.file], place.offset, np.frombuffer(tensor.tobytes(), np.uint8)
+            files[place.file], place.offset, memoryview(tensor.tobytes())
         )
     for job in layout.jobs.values():
+        if is_turned(job.source):
+            yield from tiles(job, files)
+            continue
         shape = job.source.parts[0][1]
         rows = shape[0] if shape else 1
         elements = max(1, int(np.prod(input_shape(job.source)[1:], dtype=np.int64)))
@@ -270,6 +304,41 @@ def tasks(layout: Layout, files: Mapping[str, int]) -> Iterator[Callable[[], int
             yield lambda job=job, start=start, stop=stop: write_piece(  # type: ignore[misc]
                 job, start, stop, files
             )
+
+
+def is_turned(source: Source) -> bool:
+    """Whether a source is a transposed matrix, cast or not."""
+    while isinstance(source, Cast):
+        source = source.source
+    return isinstance(source, Transposed)
+
+
+def tiles(job: Job, files: Mapping[str, int]) -> Iterator[Callable[[], int]]:
+    """Yield tasks that each write a tile of a transposed matrix."""
+    k, n = job.source.parts[0][1]
+    for column in range(0, n, SIDE):  # neighbours in the file that is read follow each other
+        for row in range(0, k, SIDE):
+            rows = row, min(row + SIDE, k)
+            columns = column, min(column + SIDE, n)
+            yield lambda rows=rows, columns=columns: write_tile(  # type: ignore[misc]
+                job, rows, columns, files
+            )
+
+
+def write_tile(job: Job, rows: Span, columns: Span, files: Mapping[str, int]) -> int:
+    """Write some columns of some rows of a matrix, and return the bytes."""
+    with naming(job):
+        with np.errstate(over="ignore"):  # what overflows is refused below
+            array = tile(job.source, rows, columns)
+        check_rows(job.name, job.source, 0, array, job.strict)
+    place = job.places[0]
+    size, width = array.itemsize, job.source.parts[0][1][1]
+    offset = place.offset + (rows[0] * width + columns[0]) * size
+    data, length = memoryview(array.reshape(-1).view(np.uint8).data), array.shape[1] * size
+    for i in range(len(array)):
+        part = data[i * length : (i + 1) * length]
+        write_at(files[place.file], offset + i * width * size, part)
+    return len(data)
 
 
 def input_shape(source: Any) -> tuple[int, ...]:
@@ -300,30 +369,24 @@ def read_checked(job: Job, start: int, stop: int) -> tuple[Array, ...]:
 def write_piece(job: Job, start: int, stop: int, files: Mapping[str, int]) -> int:
     """Compute some rows of a source, write them for each of its arrays, and return the bytes."""
     written = 0
-    try:
+    with naming(job):
         parts = read_checked(job, start, stop)
-    except UserError:
-        raise  # it names the weight
-    except Exception as e:
-        e.add_note(job.name)
-        raise
     for part, rows in enumerate(parts):
         place = job.places.get(part)
         if place is not None:
             shape = job.source.parts[part][1]
             row_bytes = place.nbytes // shape[0]
             array = np.ascontiguousarray(rows).view(np.uint8).reshape(-1)
-            written += write_at(files[place.file], place.offset + start * row_bytes, array)
+            written += write_at(files[place.file], place.offset + start * row_bytes, array.data)
     return written
 
 
-def write_at(descriptor: int, offset: int, array: np.ndarray) -> int:
-    """Write an array at an offset and return the number of bytes."""
-    view = memoryview(array.data)
+def write_at(descriptor: int, offset: int, view: memoryview) -> int:
+    """Write bytes at an offset and return their number."""
     done = 0
     if hasattr(os, "pwrite"):
         while done < len(view):
-            done += os.pwrite(descriptor, view[done:], offset + done)
+            done += os.pwrite(descriptor, view[done:] if done else view, offset + done)
         return done
     with SEEK:  # Windows has no positioned write
         os.lseek(descriptor, offset, os.SEEK_SET)

@@ -101,13 +101,17 @@ class Pass(ir.passes.InPlacePass, abc.ABC):
             raise ExpectationError(
                 f"{self.name}: {self.count} sites, expected {self.expect}.{nearest}"
             )
-        left = self.sites(model)
+        left = self.left(model)
         if left:
             raise PostconditionError(
                 f"{self.name}: {len(left)} sites left after the pass, the first at "
                 f"{left[0].where} ({left[0].what})."
             )
         return ir.passes.PassResult(model, modified=self.count > 0)
+
+    def left(self, model: ir.Model) -> list[Site]:
+        """Sites that `apply`, which just ran, has left."""
+        return self.sites(model)
 
     @classmethod
     def describe(cls) -> dict[str, str]:

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from surgery.rewrite.builder import initializer, names
 from surgery.rewrite.subgraphs import branches, captured
-from surgery.rewrite.weights import Cast, RowTensor, narrow, set_source, source_of
+from surgery.rewrite.weights import Cast, RowTensor, narrow, numbers, set_source, source_of
 
 F32, F16 = ir.DataType.FLOAT, ir.DataType.FLOAT16
 
@@ -90,9 +90,9 @@ class Float16Converter:
             value.const_value, RowTensor
         ):  # scales: the pass that quantized chose their dtype
             return value
-        numbers = value.const_value
-        assert numbers is not None and value.name is not None
-        array = np.asarray(numbers.numpy()).astype(np.float16)
+        tensor = value.const_value
+        assert tensor is not None and value.name is not None
+        array = numbers(tensor).astype(np.float16)
         name = self.unique(f"{value.name}.half")
         return initializer(self.graph, name, ir.tensor(array, name=name))
 

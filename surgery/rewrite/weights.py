@@ -7,9 +7,12 @@ with equal sources hold equal bytes, so the writer stores them once.
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from io import FileIO
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,12 +25,23 @@ from surgery.base.errors import PackageError
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
-
+Span = tuple[int, int]
+"""A first index, and the one behind the last."""
 
 UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 """Unsigned integers by their size in bytes."""
 TILE = 128
 """Side of the square blocks in which a matrix is transposed."""
+BAND = 1 << 20
+"""Bytes of whole rows that are read together where some columns of them are wanted."""
+SHORT = 16 << 10
+"""Bytes of rows that are always read whole: a call of the system costs as much as copying them."""
+FEW = 4
+"""Longer rows are read whole up to this many times what is wanted; beyond, each piece alone."""
+
+
+class Unreadable(PackageError):
+    """A stored weight cannot be read."""
 
 
 class Source(Protocol):
@@ -60,17 +74,17 @@ class Stored:
         return ((self.dtype, self.shape),)
 
     def check(self) -> None:
-        """Raise `PackageError` unless the file is there and long enough."""
+        """Raise `Unreadable` unless the file is there and long enough."""
         try:
             size = self.file.stat().st_size
         except OSError as e:
-            raise PackageError(f"{self.file}: cannot be read: {e.strerror}.") from e
+            raise Unreadable(f"{self.file}: cannot be read: {e.strerror}.") from e
         self.require(size, self.offset + math.prod(self.shape) * self.dtype.numpy().itemsize)
 
     def require(self, size: int, needed: int) -> None:
-        """Raise `PackageError` where the file ends too early, in bytes."""
+        """Raise `Unreadable` where the file ends too early, in bytes."""
         if size < needed:
-            raise PackageError(
+            raise Unreadable(
                 f"{self.file}: ends at byte {size:,}, and a weight ends at {needed:,}: the file "
                 f"was cut after the export. Restore it, or export again."
             )
@@ -81,43 +95,61 @@ class Stored:
         Read and not mapped: where a file is cut during the run, a mapping ends the process.
 
         Raises:
-            PackageError: the file cannot be read, or ends too early.
+            Unreadable: the file cannot be read, or ends too early.
         """
         first, last, _ = slice(start, stop).indices(self.shape[0] if self.shape else 1)
         shape = (last - first, *self.shape[1:]) if self.shape else ()
         rows = np.empty(shape, self.dtype.numpy())
-        offset = self.offset + first * math.prod(self.shape[1:]) * rows.itemsize
-        into = memoryview(rows.reshape(-1).view(np.uint8).data)
-        try:
-            with self.file.open("rb", buffering=0) as file:
-                file.seek(offset)
-                done = 0
-                while done < len(into):
-                    count = file.readinto(into[done:])
-                    if not count:
-                        self.require(offset + done, offset + len(into))
-                    done += count or 0
-        except OSError as e:
-            raise PackageError(f"{self.file}: cannot be read: {e.strerror}.") from e
+        with self.opened() as file:
+            self.fill(file, rows, first * math.prod(self.shape[1:]))
         return (rows,)
 
-    def columns(self, start: int, stop: int) -> Array:
-        """Columns `start:stop` of a matrix, mapped: reading would fetch whole rows each time.
+    def tile(self, rows: Span, columns: Span) -> Array:
+        """Some columns of some rows of a matrix, read as `read` does.
 
-        A file that is cut while the columns are in use ends the process with SIGBUS; one that was
-        cut before is an error.
+        Args:
+            rows: first row, and the one behind the last.
+            columns: first column, and the one behind the last.
 
         Raises:
-            PackageError: the file cannot be read, or ends too early.
+            Unreadable: the file cannot be read, or ends too early.
         """
-        self.check()
-        return self.mapped[:, start:stop]
+        width, wanted = self.shape[1], columns[1] - columns[0]
+        out = np.empty((rows[1] - rows[0], wanted), self.dtype.numpy())
+        with self.opened() as file:
+            if width > FEW * wanted and width * out.itemsize > SHORT:
+                for i, row in enumerate(out):
+                    self.fill(file, row, (rows[0] + i) * width + columns[0])
+                return out
+            step = max(1, BAND // (width * out.itemsize))
+            band = np.empty((min(step, len(out)), width), out.dtype)
+            for first in range(0, len(out), step):
+                part = band[: len(out) - first]
+                self.fill(file, part, (rows[0] + first) * width)
+                out[first : first + step] = part[:, slice(*columns)]
+        return out
 
-    @cached_property
-    def mapped(self) -> Array:
-        """The array, mapped from the file."""
-        dtype = self.dtype.numpy()
-        return np.memmap(self.file, dtype, "r", self.offset, self.shape)
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[FileIO]:
+        """The file, without a buffer; what the system says of it becomes `Unreadable`."""
+        try:
+            with self.file.open("rb", buffering=0) as file:
+                yield file
+        except OSError as e:
+            raise Unreadable(f"{self.file}: cannot be read: {e.strerror}.") from e
+
+    def fill(self, file: FileIO, array: Array, element: int) -> None:
+        """Fill a contiguous array from the file, beginning at an element of the weight."""
+        offset = self.offset + element * array.itemsize
+        into = memoryview(array.reshape(-1).view(np.uint8).data)
+        file.seek(offset)
+        done = 0
+        while done < len(into):
+            count = file.readinto(into[done:])
+            if not count:
+                size = os.fstat(file.fileno()).st_size
+                self.require(min(size, offset + done), offset + len(into))
+            done += count or 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,12 +183,16 @@ class Cast:
     def read(self, start: int, stop: int) -> tuple[Array, ...]:
         """Cast rows; round to nearest even, as PyTorch does."""
         (rows,) = self.source.read(start, stop)
+        return (self.of(rows),)
+
+    def of(self, rows: Array) -> Array:
+        """Numbers of the source, cast."""
         if self.source.parts[0][0] == ir.DataType.BFLOAT16 and self.dtype == ir.DataType.FLOAT:
             # bfloat16 is the upper half of float32; NumPy's own cast converts value by value.
             wide = rows.view(np.uint16).astype(np.uint32)
             np.left_shift(wide, 16, out=wide)
-            return (wide.view(np.float32),)
-        return (rows.astype(self.dtype.numpy()),)
+            return wide.view(np.float32)
+        return rows.astype(self.dtype.numpy())
 
 
 @dataclass(frozen=True)
@@ -176,13 +212,9 @@ class Transposed:
         dtype, (n, _) = self.source.parts[0]
         out = np.empty((stop - start, n), dtype.numpy())
         step = 1024
-        mapped = self.source.columns(start, stop) if isinstance(self.source, Stored) else None
         for first in range(0, n, step):
-            if mapped is not None:
-                rows = mapped[first : first + step]
-            else:
-                rows = self.source.read(first, min(first + step, n))[0][:, start:stop]
-            out[:, first : first + step] = rows.T
+            rows = first, min(first + step, n)
+            out[:, slice(*rows)] = turn(tile(self.source, rows, (start, stop)))
         return (out,)
 
 
@@ -199,18 +231,13 @@ class Swapped:
         return ((dtype, (e, k, n)),)
 
     def read(self, start: int, stop: int) -> tuple[Array, ...]:
-        """Whole matrices, transposed in tiles that fit the cache."""
+        """Whole matrices, transposed."""
         (stack,) = self.source.read(start, stop)
         e, n, k = stack.shape
-        plain = stack.view(UNSIGNED[stack.dtype.itemsize])  # NumPy moves these without a cast
-        out = np.empty((e, k, n), plain.dtype)
-        for matrix, turned in zip(plain, out, strict=True):
-            for first in range(0, n, TILE):
-                rows = slice(first, first + TILE)
-                for column in range(0, k, TILE):
-                    columns = slice(column, column + TILE)
-                    turned[columns, rows] = matrix[rows, columns].T
-        return (out.view(stack.dtype),)
+        out = np.empty((e, k, n), stack.dtype)
+        for matrix, turned in zip(stack, out, strict=True):
+            turned[:] = turn(matrix)
+        return (out,)
 
 
 @dataclass(frozen=True)
@@ -234,6 +261,39 @@ class Interleaved:
         e, n, k = stack.shape
         halves = (e, n // 2, 2, k) if self.back else (e, 2, n // 2, k)
         return (np.ascontiguousarray(stack.reshape(halves).swapaxes(1, 2)).reshape(e, n, k),)
+
+
+def tile(source: Source, rows: Span, columns: Span) -> Array:
+    """Some columns of some rows of a matrix; of a stored one, no more is read than needed.
+
+    Args:
+        source: a matrix.
+        rows: first row, and the one behind the last.
+        columns: first column, and the one behind the last.
+
+    Raises:
+        Unreadable: a file cannot be read, or ends too early.
+    """
+    if isinstance(source, Cast):
+        return source.of(tile(source.source, rows, columns))
+    if isinstance(source, Stored):
+        return source.tile(rows, columns)
+    if isinstance(source, Transposed):
+        return turn(tile(source.source, columns, rows))
+    return source.read(*rows)[0][:, slice(*columns)]
+
+
+def turn(matrix: Array) -> Array:
+    """A matrix, transposed in tiles that fit the cache: a contiguous copy, same dtype."""
+    plain = matrix.view(UNSIGNED[matrix.dtype.itemsize])  # NumPy moves these without a cast
+    n, k = plain.shape
+    out = np.empty((k, n), plain.dtype)
+    for first in range(0, n, TILE):
+        rows = slice(first, first + TILE)
+        for column in range(0, k, TILE):
+            columns = slice(column, column + TILE)
+            out[columns, rows] = plain[rows, columns].T
+    return out.view(matrix.dtype)
 
 
 def narrow(source: Source) -> Source:
@@ -371,18 +431,46 @@ class RowTensor(ir.LazyTensor):
         super().__init__(whole, dtype=dtype, shape=ir.Shape(final), name=name)
 
 
+def stored(tensor: ir.ExternalTensor) -> Stored:
+    """An external tensor as a source that is read and not mapped.
+
+    Of numbers that share bytes, such as int4, the bytes are the source.
+    """
+    file = Path(tensor.base_dir) / tensor.location
+    if tensor.dtype.bitwidth < 8:
+        return Stored(file, tensor.offset or 0, ir.DataType.UINT8, (tensor.nbytes,))
+    return Stored(file, tensor.offset or 0, tensor.dtype, tuple(tensor.shape.numpy()))
+
+
+def numbers(tensor: ir.TensorProtocol) -> Array:
+    """All numbers of a small tensor; those in a data file are read and not mapped.
+
+    Raises:
+        Unreadable: the file cannot be read, or ends too early; the message names the tensor.
+    """
+    try:
+        if not isinstance(tensor, ir.ExternalTensor):
+            return np.asarray(tensor.numpy())
+        source = stored(tensor)
+        (array,) = source.read(0, source.shape[0] if source.shape else 1)
+    except Unreadable as e:
+        raise Unreadable(f"{tensor.name}: {e}") from e
+    if tensor.dtype.bitwidth < 8:
+        packed = ir.PackedTensor(array, tensor.dtype, shape=tensor.shape)
+        return np.asarray(packed.numpy())
+    return array
+
+
 def source_of(value: ir.Value) -> Source | None:
-    """The source of an initializer that is a weight; None for a constant held in memory."""
+    """The source of an initializer that is a weight; None for a constant held in memory.
+
+    None also for numbers that share bytes, such as int4: rows of them are no rows of bytes.
+    """
     tensor = value.const_value
     if isinstance(tensor, RowTensor):
         return tensor.source if tensor.part == 0 else None
-    if isinstance(tensor, ir.ExternalTensor):
-        return Stored(
-            Path(tensor.base_dir) / tensor.location,
-            tensor.offset or 0,
-            tensor.dtype,
-            tuple(tensor.shape.numpy()),
-        )
+    if isinstance(tensor, ir.ExternalTensor) and tensor.dtype.bitwidth >= 8:
+        return stored(tensor)
     return None
 
 

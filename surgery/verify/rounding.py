@@ -18,6 +18,7 @@ import onnx_ir as ir
 
 import quant
 from quant.blocks import unpack as unpack_codes
+from surgery.rewrite.weights import numbers
 from surgery.verify.finding import Finding
 from surgery.verify.opened import Opened
 
@@ -98,7 +99,7 @@ def read(node: ir.Node, places: tuple[int, ...]) -> Unpacked:
     """A quantized weight of a node."""
     first, *rest = (node.inputs[i] for i in places if i < len(node.inputs))
     assert first is not None and first.name is not None
-    packed, scales, zero_points = (*(numbers(value) for value in (first, *rest)), None)[:3]
+    packed, scales, zero_points = (*(read_numbers(value) for value in (first, *rest)), None)[:3]
     assert packed is not None and scales is not None
     bits = node.attributes[BITS.get(node.op_type, "bits")].as_int()
     block = node.attributes["block_size"].as_int()
@@ -112,10 +113,10 @@ def read(node: ir.Node, places: tuple[int, ...]) -> Unpacked:
     return Unpacked(first.name.removesuffix(".packed"), blocks, stack, gated)
 
 
-def numbers(value: ir.Value | None) -> npt.NDArray[Any] | None:
+def read_numbers(value: ir.Value | None) -> npt.NDArray[Any] | None:
     """The numbers of an initializer."""
     tensor = value.const_value if value is not None else None
-    return None if tensor is None else tensor.numpy()
+    return None if tensor is None else numbers(tensor)
 
 
 def compare(found: Unpacked, original: Matrix, compensated: bool = False) -> Finding:

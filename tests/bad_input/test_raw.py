@@ -7,7 +7,9 @@ import shutil
 
 import pytest
 
+import surgery
 from surgery.__main__ import main
+from surgery.base.errors import PackageError
 
 
 @pytest.fixture
@@ -70,6 +72,19 @@ def test_a_checkpoint_that_changed(build, moved):
     assert "model.safetensors" in build()
 
 
+@pytest.mark.parametrize("part", ["vision", "embedding", "decoder"])
+def test_a_graph_whose_checkpoint_went_away(raw, moved, part):
+    """As a library: the same line as from a build, before anything is read."""
+    path = moved / "model.safetensors"
+    data = path.read_bytes()
+    path.write_bytes(data[:-1])
+    with pytest.raises(PackageError, match=r"model.safetensors: changed since the export"):
+        surgery.load(raw / f"{part}.onnx")
+    path.unlink()
+    with pytest.raises(PackageError, match=r"model.safetensors: missing; .* or export again\."):
+        surgery.load(raw / f"{part}.onnx")
+
+
 @pytest.mark.parametrize("name", ["tokenizer.json", "preprocessor_config.json"])
 def test_a_tokenizer_that_went_away(build, moved, name):
     (moved / name).unlink()
@@ -81,6 +96,13 @@ def test_a_tokenizer_that_went_away(build, moved, name):
 )
 def test_options_that_cannot_be_met(build, words):
     assert words[0] in build(*words)
+
+
+@pytest.mark.parametrize("words", [("--only", "feature_gather"), ("--skip", "fold")], ids=" ".join)
+def test_passes_that_need_others(raw, capsys, words):
+    """A pass that meets a graph which no earlier pass has prepared says so."""
+    assert main(["-i", str(raw), *words]) == 2
+    assert "without the passes that were left out" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_precision_that_the_provider_has_not(build):

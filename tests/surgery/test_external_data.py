@@ -10,8 +10,10 @@ import pytest
 
 import quant
 from surgery.base.errors import PackageError
+from surgery.package import external_data
 from surgery.package.external_data import LARGE, PAGE_ALIGNMENT, SMALL_ALIGNMENT, write_graphs
-from surgery.rewrite.weights import Cast, Quantized, Reshaped, RowTensor, Stored, Transposed
+from surgery.rewrite import weights
+from surgery.rewrite.weights import FEW, Cast, Quantized, Reshaped, RowTensor, Stored, Transposed
 
 F32, F16, BF16 = ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16
 FORMAT = quant.BlockFormat(4, 32, False)
@@ -240,3 +242,36 @@ def test_errors_come_through(tmp_path):
     tensor = RowTensor(Stored(file, 0, F32, (100, 100)), name="a")
     with pytest.raises(PackageError, match=r"shard.bin: ends at byte 100, .* at 40,000"):
         write_graphs({"m.onnx": model_of(a=tensor)}, Path(tmp_path), 2)
+
+
+@pytest.mark.parametrize("shape", [(130, 90), (300, 7), (70, 1000)])
+def test_a_transposed_matrix_in_tiles(stored, tmp_path, monkeypatch, shape):
+    """It is read a few times at most, however many tiles there are, and written once."""
+    monkeypatch.setattr(external_data, "SIDE", 64)
+    monkeypatch.setattr(weights, "SHORT", 0)
+    source, array = stored(shape)
+    fill, read_bytes = Stored.fill, []
+
+    def counted(self, file, rows, element):
+        read_bytes.append(rows.nbytes)
+        fill(self, file, rows, element)
+
+    monkeypatch.setattr(Stored, "fill", counted)
+    tensor = RowTensor(Cast(Transposed(source), F32), name="w")
+    write_graphs({"m.onnx": model_of(w=tensor)}, tmp_path, 2)
+    assert np.array_equal(read(tmp_path, "m.onnx")["w"], array.T.astype(np.float32))
+    assert sum(read_bytes) <= FEW * array.nbytes
+    assert np.array_equal(tensor.numpy(), array.T.astype(np.float32))
+
+
+def test_four_bits_in_a_data_file(tmp_path):
+    """Numbers that share bytes are copied as bytes."""
+    packed = np.arange(1024, dtype=np.uint8)
+    (tmp_path / "old.data").write_bytes(packed.tobytes())
+    shape = ir.Shape([2, 1024])
+    tensor = ir.ExternalTensor(
+        "old.data", 0, 1024, ir.DataType.UINT4, shape=shape, name="w", base_dir=tmp_path
+    )
+    write_graphs({"m.onnx": model_of(w=tensor)}, tmp_path, 2)
+    assert places(tmp_path, "m.onnx")["w"] == ("m.onnx.data", 0, 1024)
+    assert (tmp_path / "m.onnx.data").read_bytes() == packed.tobytes()

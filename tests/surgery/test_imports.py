@@ -34,7 +34,9 @@ ARROWS: dict[str, set[str]] = {
         *("surgery.package", "surgery.passes"),
     },
     "surgery.answer": {"surgery.base"},
-    "surgery.verify": {"quant", "surgery.answer", "surgery.base", "surgery.engine"},
+    "surgery.verify": {
+        *("quant", "surgery.answer", "surgery.base", "surgery.engine", "surgery.rewrite"),
+    },
     "surgery.watch": {
         *("quant", "surgery.base", "surgery.engine", "surgery.jobs", "surgery.match"),
         *("surgery.package", "surgery.rewrite"),

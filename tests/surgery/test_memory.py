@@ -16,7 +16,7 @@ from pathlib import Path
 import onnx_ir as ir
 import quant
 from surgery.package.external_data import write_graphs
-from surgery.rewrite.weights import Cast, Quantized, RowTensor, Stored
+from surgery.rewrite.weights import Cast, Quantized, RowTensor, Stored, Transposed
 
 folder, kind = Path(sys.argv[1]), sys.argv[2]
 rows, columns = 65536, 2560                                  # 335 MB in bf16, 671 MB in float32
@@ -25,7 +25,11 @@ with file.open("wb") as f:
     f.truncate(rows * columns * 2)
 stored = Stored(file, 0, ir.DataType.BFLOAT16, (rows, columns))
 wide = Cast(stored, ir.DataType.FLOAT)
-source = Quantized(stored, quant.BlockFormat()) if kind == "int4" else wide
+source = {
+    "int4": Quantized(stored, quant.BlockFormat()),
+    "float32": wide,
+    "transposed": Cast(Transposed(stored), ir.DataType.FLOAT),
+}[kind]
 tensor = RowTensor(source, name="w")
 value = ir.Value(name="w", type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
 graph = ir.Graph([], [], nodes=[], initializers=[value], opset_imports={"": 23}, name="g")
@@ -50,7 +54,7 @@ print((peak[0] - before) // 1024)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
-@pytest.mark.parametrize("kind", ["int4", "float32"])
+@pytest.mark.parametrize("kind", ["int4", "float32", "transposed"])
 def test_a_large_matrix_streams(kind, tmp_path):
     """At most 128 MB of anonymous memory for a matrix of 671 MB in float32."""
     command = [sys.executable, "-c", CHILD, str(tmp_path), kind]

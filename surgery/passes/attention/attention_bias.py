@@ -11,6 +11,7 @@ from surgery.match.biases import bias_of
 from surgery.rewrite.builder import Builder
 from surgery.rewrite.contract import NodePass
 from surgery.rewrite.matcher import Matcher
+from surgery.rewrite.weights import numbers
 
 BIAS = 3
 """Input of the biases."""
@@ -66,7 +67,7 @@ class AttentionBias(NodePass[Projections]):
         parts = [
             np.zeros(width, np.float32)
             if bias is None or bias.const_value is None
-            else np.asarray(bias.const_value.numpy(), np.float32)
+            else np.asarray(numbers(bias.const_value), np.float32)
             for bias in found.biases
         ]
         named = next(bias.name for bias in found.biases if bias is not None)

@@ -158,7 +158,11 @@ def read_mask(mask: ir.Value) -> str | None:
                                    v.dtype.numpy() if v.dtype else None)
             for v in region.inputs
         }  # fmt: skip
-        if not harmless(region(feeds)):
+        try:
+            numbers = region(feeds)
+        except Leaks as e:
+            return f"a mask that does not run at batch {size}: {e}"
+        if not harmless(numbers):
             return f"a mask that hides something at batch {size}"
     return None
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 
 import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 from onnxscript.optimizer._constant_folding import FoldConstantsPass
 
-from surgery.match.probe import evaluate
+from surgery.match.probe import Leaks, evaluate
 from surgery.rewrite.builder import initializer
 from surgery.rewrite.contract import Pass, Site
 from surgery.rewrite.matcher import constant
@@ -21,6 +22,12 @@ OUTPUT_LIMIT = 1 << 16
 """Most elements of a constant that onnxscript's folder makes."""
 RESULT_LIMIT = 1 << 22
 """Most bytes of a constant that `Precompute` makes."""
+FAULTS = 32
+"""Attempts of `Precompute` that may fail in one round."""
+SELECTING = ("Compress", "NonZero", "NonMaxSuppression", "Unique")
+"""Ops whose result has a size that depends on numbers, and is not much larger than the input."""
+ROUNDS = 8
+"""Most rounds of the passes."""
 SMALL = 16
 """Elements up to which equal constants are merged."""
 
@@ -46,6 +53,8 @@ class Fold(Pass):
     """
 
     name = "fold"
+    settled = False
+    """Whether the last round of the last call found nothing to do."""
 
     def sites(self, model: ir.Model) -> list[Site]:
         """Nodes that the pass would remove, found on a copy that shares the weights."""
@@ -58,45 +67,49 @@ class Fold(Pass):
     def apply(self, model: ir.Model) -> int:
         """Fold until nothing changes; returns the number of nodes removed."""
         before = sum(len(graph) for graph in model.graphs())
-        tidy(model)
+        self.settled = tidy(model)
         return before - sum(len(graph) for graph in model.graphs())
+
+    def left(self, model: ir.Model) -> list[Site]:
+        """Nothing, if the last round changed nothing; to search once more would take as long."""
+        return [] if self.settled else self.sites(model)
 
 
 FOLDER = logging.getLogger("onnxscript.optimizer._constant_folding")
 
 
-def tidy(model: ir.Model) -> None:
-    """Run the passes; unfoldable nodes are left alone, so the folder's warnings are muted."""
+def tidy(model: ir.Model) -> bool:
+    """Run the passes; unfoldable nodes are left alone, so the folder's warnings are muted.
+
+    Returns:
+        Whether the last round changed nothing.
+    """
     level = FOLDER.level
     FOLDER.setLevel(logging.ERROR)
     try:
-        run(model)
+        return run(model)
     finally:
         FOLDER.setLevel(level)
 
 
-def run(model: ir.Model) -> None:
-    """Run the passes in turn until nothing changes, eight times at most."""
-    passes = ir.passes.PassManager(
-        [
-            FoldConstantsPass(
-                shape_inference=True,
-                input_size_limit=INPUT_LIMIT,
-                output_size_limit=OUTPUT_LIMIT,
-                should_fold=spare_weights,
-            ),
-            common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-            Lengths(),
-            Precompute(),
-            MergeConstants(),
-            common.IdentityEliminationPass(),
-            common.CommonSubexpressionEliminationPass(),
-            common.RemoveUnusedNodesPass(),
-        ],
-        steps=8,
-        early_stop=True,
+def run(model: ir.Model) -> bool:
+    """Run the passes in turn until nothing changes, `ROUNDS` times at most; whether that was so."""
+    passes = ir.passes.Sequential(
+        FoldConstantsPass(
+            shape_inference=True,
+            input_size_limit=INPUT_LIMIT,
+            output_size_limit=OUTPUT_LIMIT,
+            should_fold=spare_weights,
+        ),
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        Lengths(),
+        Precompute(),
+        MergeConstants(),
+        common.IdentityEliminationPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.RemoveUnusedNodesPass(),
     )
-    passes(model)
+    return any(not passes(model).modified for _ in range(ROUNDS))
 
 
 class Lengths(ir.passes.InPlacePass):
@@ -161,15 +174,40 @@ class Precompute(ir.passes.InPlacePass):
             if not v.is_graph_output() and any(u.node.outputs[0] not in fixed for u in v.uses())
         ]
         edge.sort(key=lambda v: v.name or "")
-        arrays = evaluate(graph, edge) if edge else []
-        for value, array in zip(edge, arrays, strict=True):
-            if array.nbytes <= RESULT_LIMIT:
-                name = value.name or ""
-                value.name = f"{name}.computed"
-                made = initializer(graph, name, ir.tensor(array, name=name))
-                value.replace_all_uses_with(made)
+        arrays = computed(graph, edge)
+        for value, array in arrays.items():
+            name = value.name or ""
+            value.name = f"{name}.computed"
+            made = initializer(graph, name, ir.tensor(array, name=name))
+            value.replace_all_uses_with(made)
         common.RemoveUnusedNodesPass()(model)
-        return ir.passes.PassResult(model, modified=bool(edge))
+        return ir.passes.PassResult(model, modified=bool(arrays))
+
+
+def computed(graph: ir.Graph, values: list[ir.Value]) -> dict[ir.Value, np.ndarray]:
+    """Those of some constants that can be computed and are not larger than `RESULT_LIMIT`.
+
+    They are computed together. Where that fails, in halves, until `FAULTS` attempts have failed.
+    """
+    found: dict[ir.Value, np.ndarray] = {}
+    waiting, faults = [values], 0
+    while waiting and faults < FAULTS:
+        part = waiting.pop()
+        if not part:
+            continue
+        try:
+            arrays = evaluate(graph, part)
+        except Leaks:
+            faults += 1
+            middle = len(part) // 2
+            waiting += [part[middle:], part[:middle]] if middle else []
+            continue
+        found.update(
+            (value, array)
+            for value, array in zip(part, arrays, strict=True)
+            if array.nbytes <= RESULT_LIMIT
+        )
+    return found
 
 
 class MergeConstants(ir.passes.InPlacePass):
@@ -192,8 +230,18 @@ class MergeConstants(ir.passes.InPlacePass):
 
 
 def spare_weights(node: ir.Node) -> bool | None:
-    """False for a node that reads a weight or must run each time; None leaves it to the limits."""
+    """Whether onnxscript's folder may compute a node: None leaves it to its limits.
+
+    False for a node that reads a weight, that must run each time, or whose result is too large or
+    of a size that is not known before: the folder would look at its limit afterwards.
+    """
     if node.op_type in UNFOLDED:
+        return False
+    shapes = [value.shape for value in node.outputs]
+    known = all(shape is not None and shape.is_static() for shape in shapes)
+    if not known and node.op_type not in SELECTING:
+        return False
+    if known and sum(math.prod(shape.numpy()) for shape in shapes if shape) > OUTPUT_LIMIT:
         return False
     if any(v is not None and isinstance(v.const_value, ir.ExternalTensor) for v in node.inputs):
         return False

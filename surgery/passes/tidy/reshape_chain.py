@@ -28,6 +28,14 @@ class ReshapeChain(NodePass[ir.Value]):
     name = "reshape_chain"
     anchors = ("Reshape",)
 
+    def __init__(self, *, expect: int | None = None) -> None:
+        super().__init__(expect=expect)
+        self.begins: dict[ir.Value, ir.Value] = {}
+
+    def forget(self) -> None:
+        """Chains are followed anew."""
+        self.begins.clear()
+
     def scan(self, model: ir.Model) -> Iterator[tuple[ir.Node, ir.Value | Miss]]:
         """Anchors from last to first: without its inner reshape, an outer one would not match."""
         yield from reversed(list(super().scan(model)))
@@ -44,16 +52,27 @@ class ReshapeChain(NodePass[ir.Value]):
             return begin
         shape = constant(node.inputs[1])
         m.check(shape is not None and bool((shape != 0).all()), "a final shape without 0", shape)
-        first = inner.inputs[0]
-        assert first is not None
-        while (made := first.producer()) is not None and made.op_type in CHAIN:
-            first = made.inputs[0]
-            assert first is not None
-        return first
+        return self.begin(source)
+
+    def begin(self, value: ir.Value) -> ir.Value:
+        """Where the chain that makes a value begins; each part of it is walked once."""
+        passed = []
+        while value not in self.begins:
+            made = value.producer()
+            before = made.inputs[0] if made is not None and made.op_type in CHAIN else None
+            if before is None:
+                self.begins[value] = value
+            else:
+                passed.append(value)
+                value = before
+        found = self.begins[value]
+        self.begins.update(dict.fromkeys(passed, found))
+        return found
 
     def rewrite(self, node: ir.Node, found: ir.Value, add: Builder) -> None:
         """Bypass the inner reshapes, or this one too if it changes nothing."""
         if same_shape(found, node.outputs[0]) and not node.outputs[0].is_graph_output():
             replace(node.outputs[0], found)
+            add.graph.remove(node, safe=True)  # else it would read along wherever `found` leads
         else:
             node.replace_input_with(0, found)
