@@ -15,6 +15,7 @@ from surgery.engine.options import Options, Settings
 from surgery.engine.recipes.generic import GENERIC
 from surgery.engine.selection import known
 from surgery.jobs.build import show
+from surgery.jobs.describe import beside, describe
 from surgery.match.logits import head_weights
 from surgery.package.external_data import write_graphs
 
@@ -31,8 +32,12 @@ def apply(
     options: Options = DEFAULT,
     force: bool = False,
     tell: Callable[[runner.Record, str], None] = show,
+    config: str | Path | None = None,
 ) -> Path:
     """Run a generic recipe on every graph and write each with a data file for its weights.
+
+    The recipe for decoders makes a package for onnxruntime-genai of a decoder with a cache whose
+    configuration is there: genai_config.json, the tokenizer's files and the chat template.
 
     Args:
         source: an ONNX file, or a folder of ONNX files.
@@ -41,6 +46,8 @@ def apply(
         options: precision, execution provider and sizes.
         force: replace an earlier output.
         tell: called with the record of each pass. By default, it prints a line.
+        config: folder of the decoder's config.json, as Hugging Face has it, and of its tokenizer;
+            by default that of the graph, if config.json lies there.
 
     Returns:
         The output directory.
@@ -50,8 +57,12 @@ def apply(
     """
     known("--recipe", recipe, GENERIC)
     source, output = Path(source), Path(output)
+    home = None if config is None else Path(config)
     paths = graph_files(source)
-    check_free(output, force, [source])
+    inputs = [source] if home is None else [source, home]
+    check_free(output, force, inputs)
+    packaged = recipe == "decoder"
+    described = beside(source, home) if packaged else None
     done: dict[str, list[dict[str, object]]] = {}
     models = {}
     about = {
@@ -60,7 +71,7 @@ def apply(
         "options": {"recipe": recipe, **asdict(options)},
         "graphs": done,
     }
-    with staged(output, force, about, [source]) as stage:
+    with staged(output, force, about, inputs) as stage:
         for path in paths:
             model = load_any(path)
             settings = Settings(options=options, head_names=head_weights(model))
@@ -69,7 +80,10 @@ def apply(
                 tell(record, "")
                 done[path.name].append({"pass": record.name, "sites": record.sites})
             models[path.name] = model
+        told = describe(models, described, options, stage) if packaged else []
         layout = write_graphs(models, stage)
     total = sum(layout.sizes.values())
     console.print(f"wrote {output}: {len(models)} graphs, {total / 1e6:,.1f} MB of weights")
+    for line in told:
+        console.print(line, soft_wrap=True, markup=False)
     return output
