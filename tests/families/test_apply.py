@@ -266,3 +266,58 @@ def test_explain_without_an_anchor(graph, tmp_path, capsys):
     assert main(["explain", "attention", "-i", str(odd)]) == 0
     out = capsys.readouterr().out
     assert "needs   scores from" in out and "found   Sin" in out
+
+
+MIXED = """<ir_version: 8, opset_import: ["": 17]>
+g (int64[batch,sequence] ids, float[300,96] w_table, float[40,96] w_places, float[96,96] w_left,
+   float[96,96] w_right, float[96,1,16] w_kernel)
+=> (float[batch,sequence,300] logits)
+<int64[1] front = {0}, int64 most = {40}> {
+  h = Gather(w_table, ids)
+  places = Mod(ids, most)
+  p = Gather(w_places, places)
+  x = Add(h, p)
+  columns = Transpose<perm = [0, 2, 1]>(x)
+  mixed = MatMul(w_left, columns)
+  wide = Conv<group = 96, kernel_shape = [16], pads = [15, 0]>(mixed, w_kernel)
+  rows = Transpose<perm = [0, 2, 1]>(wide)
+  y = MatMul(rows, w_right)
+  head = Transpose<perm = [1, 0]>(w_table)
+  logits = MatMul(y, head)
+}"""
+"""A table that is the head too, a weight on the left, and weights that have no quantized form."""
+
+
+def test_int4_takes_tied_tables_and_weights_on_the_left(tmp_path, capsys):
+    """What is quantized, what is not and why; a tied table is stored once."""
+    path, out = write(MIXED, tmp_path / "mixed.onnx"), tmp_path / "out"
+    assert main(["apply", "-i", str(path), "-o", str(out), "-t", "int4"]) == 0
+    told = capsys.readouterr().err
+    assert "in float: 0.0 MB, Gather needs a table that the policy quantizes (w_places)" in told
+    assert "in float: 0.0 MB, Conv has no quantized form here (w_kernel)" in told
+    assert told.count("in float: ") == 2
+    model = onnx.load(out / "mixed.onnx", load_external_data=False)
+    ops = [node.op_type for node in model.graph.node]
+    assert (ops.count("MatMulNBits"), ops.count("GatherBlockQuantized")) == (3, 1)
+    places = {t.name: {e.key: e.value for e in t.external_data} for t in model.graph.initializer}
+    same = ("location", "offset", "length")
+    codes = [places[f"w_table.packed{end}"] for end in ("", ".rows")]
+    assert [codes[0][key] for key in same] == [codes[1][key] for key in same]
+    record = json.loads((out / "quantization.json").read_text(encoding="utf-8"))["mixed.onnx"]
+    assert {row["name"] for row in record["weights"]} == {"w_left", "w_right"}
+    assert [row["name"] for row in record["rounded"]] == ["w_table"]
+    assert {name for group in record["float"] for name in group["weights"]} == {
+        "w_places", "w_kernel",
+    }  # fmt: skip
+    rng = np.random.default_rng(0)
+    for shape in ((1, 1), (2, 7)):
+        feeds = {"ids": rng.integers(0, 300, shape)}
+        want, got = run(path, feeds), run(out / "mixed.onnx", feeds)
+        assert np.abs(got - want).max() < 0.15 * np.abs(want).max()
+
+
+def test_nothing_in_float_without_quantizing(graph, tmp_path, capsys):
+    """Only -t int4 speaks of it."""
+    assert main(["apply", "-i", str(graph), "-o", str(tmp_path / "out")]) == 0
+    assert "in float" not in capsys.readouterr().err
+    assert not (tmp_path / "out" / "quantization.json").exists()

@@ -34,7 +34,7 @@ ARROWS: dict[str, set[str]] = {
     },
     "surgery.jobs": {
         *("surgery.base", "surgery.calibrate", "surgery.engine", "surgery.match"),
-        *("surgery.package", "surgery.passes"),
+        *("surgery.package", "surgery.passes", "surgery.rewrite"),
     },
     "surgery.answer": {"surgery.base"},
     "surgery.verify": {"quant", "surgery.answer", "surgery.base", "surgery.engine"},
