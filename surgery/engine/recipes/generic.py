@@ -129,6 +129,7 @@ DECODER: Recipe[Settings] = (
     Step(Attention),
     Step(AttentionHeads),
     Step(GroupQueryAttention, lambda f: {"refuse_left": True}),
+    Step(MultiHeadAttention),
     *MLP,
     Step(LastLogits),
     *WEIGHTS,
