@@ -14,6 +14,7 @@ from surgery.rewrite.builder import initializer
 from surgery.rewrite.contract import Pass, Site
 from surgery.rewrite.matcher import constant
 from surgery.rewrite.scope import place
+from surgery.rewrite.weights import RowTensor
 
 INPUT_LIMIT = 1 << 12
 """Most elements of a constant that onnxscript's folder reads."""
@@ -195,6 +196,7 @@ def spare_weights(node: ir.Node) -> bool | None:
     """False for a node that reads a weight or must run each time; None leaves it to the limits."""
     if node.op_type in UNFOLDED:
         return False
-    if any(v is not None and isinstance(v.const_value, ir.ExternalTensor) for v in node.inputs):
-        return False
+    kinds = {type(v.const_value) for v in node.inputs if v is not None}
+    if ir.ExternalTensor in kinds or (RowTensor in kinds and node.op_type == "Transpose"):
+        return False  # a weight that is turned for its product stays one, however small it is
     return None
