@@ -196,7 +196,11 @@ def spare_weights(node: ir.Node) -> bool | None:
     """False for a node that reads a weight or must run each time; None leaves it to the limits."""
     if node.op_type in UNFOLDED:
         return False
-    kinds = {type(v.const_value) for v in node.inputs if v is not None}
-    if ir.ExternalTensor in kinds or (RowTensor in kinds and node.op_type == "Transpose"):
-        return False  # a weight that is turned for its product stays one, however small it is
+    tensors = [v.const_value for v in node.inputs if v is not None]
+    if any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors):
+        return False
+    shifted = any(tensor is not None and tensor.size == 1 for tensor in tensors)
+    if node.op_type == "Transpose" or (node.op_type == "Add" and shifted):
+        # onnxscript folds every Transpose, however large; what it makes is no weight any more
+        return False if any(isinstance(tensor, RowTensor) for tensor in tensors) else None
     return None
