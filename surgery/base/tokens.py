@@ -33,6 +33,8 @@ PICTURE_TOKENS: Mapping[str, str] = {
 """Keys of config.json and genai_config.json, and the token that each is the id of."""
 PICTURE_MARKS = (*PICTURE_TOKENS.values(), "<|vision_end|>")
 """Tokens around and in place of pictures and videos, whether or not a chat template has them."""
+VARIABLES = ("bos_token", "eos_token", "unk_token")
+"""Tokens of tokenizer_config.json that templates may write."""
 PAD = "<|endoftext|>"
 """The padding token of the Qwen families, as published."""
 
@@ -48,6 +50,8 @@ class Tokens:
         plain: ids of the tokens of the vocabulary proper.
         pad: the padding token that tokenizer_config.json names, or None.
         template: the chat template; None if there is none.
+        variables: tokens of tokenizer_config.json by the variables under which a template has them.
+        framing: contents of the tokens that the tokenizer puts around every text.
     """
 
     folder: Path
@@ -56,6 +60,8 @@ class Tokens:
     plain: frozenset[int]
     pad: str | None
     template: str | None
+    variables: Mapping[str, str]
+    framing: frozenset[str]
 
     @classmethod
     def read(cls, folder: Path, error: type[UserError]) -> Tokens:
@@ -81,7 +87,12 @@ class Tokens:
         path = folder / "tokenizer_config.json"
         config = Fields(path, read_json(path, error, limit=MANIFEST_BYTES), error)
         pad = content_of(config.values.get("pad_token"))
-        return cls(folder, added, frozenset(special), plain, pad, chat_template(folder, error))
+        found = {key: content_of(config.values.get(key)) for key in VARIABLES}
+        variables = {key: text for key, text in found.items() if text is not None}
+        return cls(
+            *(folder, added, frozenset(special), plain, pad, chat_template(folder, error)),
+            *(variables, frozenset(framing(whole.values.get("post_processor")))),
+        )
 
     def __contains__(self, token: int) -> bool:
         """Whether the tokenizer has an id."""
@@ -92,16 +103,17 @@ class Tokens:
         return next((text for text, i in self.added.items() if i == token), str(token))
 
     def emitted(self) -> dict[int, str]:
-        """Added tokens that a prompt holds: those in the text of the template, and picture marks.
+        """Added tokens that a prompt holds.
 
-        The template is searched as text, not run: a token counts even in a branch that no prompt
-        takes.
+        Those in the text of the template or in a variable that it names, those that the tokenizer
+        itself puts around a text, and picture marks. The template is searched as text, not run: a
+        token counts even in a branch that no prompt takes.
         """
         template = self.template or ""
+        named = {text for key, text in self.variables.items() if key in template}
+        held = {*PICTURE_MARKS, *self.framing, *named}
         return {
-            i: text
-            for text, i in self.added.items()
-            if text in PICTURE_MARKS or (text and text in template)
+            i: text for text, i in self.added.items() if text in held or (text and text in template)
         }
 
     def padding(self, wanted: Iterable[tuple[str, int]], size: int) -> tuple[int, str]:
@@ -154,6 +166,21 @@ def vocabulary(tokenizer: Fields) -> Iterator[int]:
         yield from range(len(found))
     else:
         raise tokenizer.inner("model").fault("vocab", "an object of ids")
+
+
+def framing(processor: Any) -> Iterator[str]:
+    """Contents of the tokens that a tokenizer's post-processor adds to a text.
+
+    Args:
+        processor: `post_processor` of tokenizer.json, of any kind.
+    """
+    if not isinstance(processor, dict):
+        return
+    inner = processor.get("processors")
+    for part in inner if isinstance(inner, list) else []:
+        yield from framing(part)
+    added = processor.get("special_tokens")
+    yield from added if isinstance(added, dict) else ()
 
 
 def content_of(token: Any) -> str | None:

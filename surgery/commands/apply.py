@@ -2,6 +2,7 @@
 
 A pass changes a graph only where its pattern matches. Outputs keep their names. They also keep
 their shapes, with one exception: the decoder recipe computes logits for the last position only.
+With the model's own config.json it also writes what onnxruntime-genai needs to run the decoder.
 """
 
 from __future__ import annotations
@@ -31,6 +32,12 @@ def configure(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--recipe", default="any", help=f"one of {', '.join(GENERIC)} (default: %(default)s)"
     )
+    p.add_argument(
+        "--config",
+        metavar="DIR",
+        help="with --recipe decoder: folder of the model's config.json and tokenizer, for a "
+        "package that onnxruntime-genai runs (default: that of the graph, if config.json is there)",
+    )
     p.add_argument("--force", action="store_true", help="replace an earlier output")
     add_text_precision(p, DEFAULT, "precision of weights and activations")
     add_execution_provider(p, DEFAULT)
@@ -41,5 +48,7 @@ def main(args: argparse.Namespace) -> int:
     """Run the recipe and write the graphs."""
     from surgery.jobs.apply import apply
 
-    apply(args.input, args.output, args.recipe, options(args, DEFAULT), args.force)
+    apply(
+        args.input, args.output, args.recipe, options(args, DEFAULT), args.force, config=args.config
+    )
     return 0

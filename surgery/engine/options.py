@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 import quant
 from surgery.base.errors import UserError
-from surgery.calibrate.plan import Plan, from_structure
+from surgery.calibrate.plan import Plan, base_format, from_structure
 from surgery.engine.targets import TARGETS, Target
 from surgery.match.products import linear
 
@@ -101,12 +101,12 @@ class Settings:
     Attributes:
         options: the user's choices.
         plan: the formats of the linear weights, where a calibration chose them.
-        head_names: names of the weights whose product is the logits.
+        head_widths: weights whose product is the logits, with the width of what they multiply.
     """
 
     options: Options = field(default_factory=Options, kw_only=True)
     plan: Plan | None = field(default=None, kw_only=True)
-    head_names: frozenset[str] = field(default=frozenset(), kw_only=True)
+    head_widths: Mapping[str, int] = field(default_factory=dict, kw_only=True)
 
     @property
     def target(self) -> Target:
@@ -160,12 +160,25 @@ class Settings:
 
     def is_head(self, name: str) -> bool:
         """Whether a weight is that of the output projection (the head)."""
-        return name in self.head_names
+        return name in self.head_widths
+
+    @property
+    def quantized_tables(self) -> bool:
+        """Whether a lookup in an embedding table may read a quantized head's blocks."""
+        known = self.target.runs("GatherBlockQuantized", ir.DataType.FLOAT)
+        return self.quantized and known and self.text_dtype == ir.DataType.FLOAT
+
+    def table_format(self, name: str) -> quant.BlockFormat | None:
+        """The format of an embedding table: that of the head that it is, None for any other."""
+        return self.format(name) if self.is_head(name) else None
 
     @property
     def head_block(self) -> int:
-        """Weights of a head that share a scale."""
-        return self.options.block_size
+        """Weights of a head that share a scale: the most that its rows are made of."""
+        size = self.options.block_size
+        return min(
+            (base_format(k, block=size).block for k in self.head_widths.values()), default=size
+        )
 
     def format(self, name: str) -> quant.BlockFormat | None:
         """The format of a weight by its name; None if it stays in float."""

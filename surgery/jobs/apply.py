@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+
+import onnx_ir as ir
 
 from surgery.base import manifest
 from surgery.base.console import console
@@ -14,7 +16,10 @@ from surgery.engine.loading import graph_files, load_any
 from surgery.engine.options import Options, Settings
 from surgery.engine.recipes.generic import GENERIC
 from surgery.engine.selection import known
-from surgery.jobs.build import show
+from surgery.jobs import quantization
+from surgery.jobs.build import QUANTIZATION, dump, show
+from surgery.jobs.describe import beside, describe
+from surgery.jobs.left_float import left_float
 from surgery.match.logits import head_weights
 from surgery.package.external_data import write_graphs
 
@@ -31,8 +36,13 @@ def apply(
     options: Options = DEFAULT,
     force: bool = False,
     tell: Callable[[runner.Record, str], None] = show,
+    config: str | Path | None = None,
 ) -> Path:
     """Run a generic recipe on every graph and write each with a data file for its weights.
+
+    The recipe for decoders makes a package for onnxruntime-genai of a decoder with a cache whose
+    configuration is there: genai_config.json, the tokenizer's files and the chat template. With
+    INT4, quantization.json lists by graph the weights that are quantized, and those that are not.
 
     Args:
         source: an ONNX file, or a folder of ONNX files.
@@ -41,6 +51,8 @@ def apply(
         options: precision, execution provider and sizes.
         force: replace an earlier output.
         tell: called with the record of each pass. By default, it prints a line.
+        config: folder of the decoder's config.json, as Hugging Face has it, and of its tokenizer;
+            by default that of the graph, if config.json lies there.
 
     Returns:
         The output directory.
@@ -50,26 +62,48 @@ def apply(
     """
     known("--recipe", recipe, GENERIC)
     source, output = Path(source), Path(output)
+    home = None if config is None else Path(config)
     paths = graph_files(source)
-    check_free(output, force, [source])
+    inputs = [source] if home is None else [source, home]
+    check_free(output, force, inputs)
+    packaged = recipe == "decoder"
+    described = beside(source, home) if packaged else None
+    if described is not None:  # positions beyond the context need no rows
+        options = replace(options, max_length=described.length(options.max_length))
     done: dict[str, list[dict[str, object]]] = {}
-    models = {}
+    models: dict[str, ir.Model] = {}
+    quantized: dict[str, object] = {}
+    told: list[str] = []
     about = {
         "kind": "graphs",
         "versions": manifest.versions(LIBRARIES),
         "options": {"recipe": recipe, **asdict(options)},
         "graphs": done,
     }
-    with staged(output, force, about, [source]) as stage:
+    with staged(output, force, about, inputs) as stage:
         for path in paths:
             model = load_any(path)
-            settings = Settings(options=options, head_names=head_weights(model))
-            done[path.name] = []
+            settings = Settings(options=options, head_widths=head_weights(model))
+            records = []
             for record in runner.run(path.stem, model, GENERIC[recipe], settings):
                 tell(record, "")
-                done[path.name].append({"pass": record.name, "sites": record.sites})
+                records.append(record)
+            done[path.name] = [{"pass": one.name, "sites": one.sites} for one in records]
+            if settings.quantized:
+                works = [record.work for record in records]
+                left = left_float(model, works)
+                quantized[path.name] = quantization.listed(model, works) | {
+                    "float": [group.data() for group in left]
+                }
+                told += [group.line() for group in left]
             models[path.name] = model
+        if quantized:
+            dump(quantized, stage / QUANTIZATION)
+        if packaged:
+            told += describe(models, described, options, stage)
         layout = write_graphs(models, stage)
     total = sum(layout.sizes.values())
     console.print(f"wrote {output}: {len(models)} graphs, {total / 1e6:,.1f} MB of weights")
+    for line in told:
+        console.print(line, soft_wrap=True, markup=False)
     return output

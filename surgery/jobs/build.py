@@ -24,7 +24,7 @@ from surgery.jobs import quantization
 from surgery.jobs.calibrate import calibrated
 from surgery.package.card import model_card
 from surgery.package.external_data import Layout, write_graphs
-from surgery.package.genai_config import PROCESSOR, check_tokens, filenames, genai_config, padding
+from surgery.package.genai_config import PROCESSOR, check_tokens, filenames, genai_config, token_ids
 from surgery.package.processor_config import processor_config
 from surgery.package.tokenizer import copy_tokenizer
 from surgery.passes import MatMulNBits
@@ -134,7 +134,7 @@ def check_configurations(facts: Facts) -> str:
             soft_wrap=True,
             markup=False,
         )
-    return padding(facts)[1]
+    return token_ids(facts).padding()[1]
 
 
 def question(output: Path, facts: Facts) -> str:
@@ -189,7 +189,7 @@ def write(models: dict[str, ir.Model], folder: Path, facts: Facts) -> Layout:
     if facts.options.strip:
         for model in models.values():
             ClearMetadataAndDocStringPass()(model)
-    copy_tokenizer(facts, folder)
+    copy_tokenizer(facts.tokens, folder)
     dump(genai_config(facts), folder / "genai_config.json")
     dump(processor_config(facts), folder / PROCESSOR)
     if facts.plan is not None:

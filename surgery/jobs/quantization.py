@@ -11,7 +11,9 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from surgery.calibrate.plan import Plan, Row
+from surgery.passes import MatMulNBits
 from surgery.passes.quantized.blocks import PARTS
+from surgery.rewrite.contract import Pass
 
 BITS = {"MatMulNBits": "bits", "QMoE": "expert_weight_bits"}
 """Ops with quantized weights in a decoder, and the attribute with the bits of a code."""
@@ -48,6 +50,18 @@ def rest(models: Iterable[ir.Model], plan: Plan) -> list[dict[str, Any]]:
                     "nbytes": sum(sizes),
                 }
     return list(found.values())
+
+
+def listed(model: ir.Model, works: Iterable[Pass]) -> dict[str, Any]:
+    """What is known of a graph's quantized weights, as plain data.
+
+    Args:
+        model: the finished graph.
+        works: the passes that ran.
+    """
+    plans = [work.followed for work in works if isinstance(work, MatMulNBits)]
+    plan = next((plan for plan in plans if isinstance(plan, Plan)), Plan({}, (), 0.0))
+    return plan.data() | {"rounded": rest([model], plan)}
 
 
 def floats(models: Iterable[ir.Model], plan: Plan) -> tuple[int, int]:

@@ -14,22 +14,29 @@ POINTWISE = ("Mul", "Div", "Tanh")
 """Those of them that act on each number alone."""
 
 
-def head_weights(model: ir.Model) -> frozenset[str]:
-    """Names of the weights whose product is an output called logits, scaled, capped or neither."""
-    found = set()
+def head_weights(model: ir.Model) -> dict[str, int]:
+    """The weights whose product is an output called logits, scaled, capped or neither.
+
+    Returns:
+        Names of the weights, and the width of the hidden state that each multiplies.
+    """
+    found: dict[str, int] = {}
     queue = [value for value in model.graph.outputs if "logits" in (value.name or "")]
     while queue:
         node = queue.pop().producer()
         if node is None:
             continue
         if node.op_type in ("MatMul", "Gemm"):
-            weight = node.inputs[1]
+            weight, axis = node.inputs[1], node.attributes.get_int("transB", 0)
             while weight is not None and (made := weight.producer()) is not None:
+                axis ^= made.op_type == "Transpose"
                 weight = made.inputs[0] if made.op_type in MOVES else None
-            found.add(weight.name or "" if weight is not None else "")
+            tensor = weight.const_value if weight is not None else None
+            if weight is not None and tensor is not None and len(tensor.shape) == 2:
+                found[weight.name or ""] = tensor.shape.numpy()[axis]
         elif node.op_type in SHAPERS:
             queue += [value for value in node.inputs if value is not None]
-    return frozenset(found - {""})
+    return found
 
 
 def path_to_logits(node: ir.Node) -> list[ir.Value]:

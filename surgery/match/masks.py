@@ -16,8 +16,8 @@ from surgery.rewrite.builder import Builder
 class Mask:
     """What a causal mask depends on."""
 
-    padding: ir.Value
-    """The graph's attention mask, `[B, T]`."""
+    padding: ir.Value | None
+    """The graph's attention mask, `[B, T]`; None where no input hides a key."""
     window: int | None
     """Positions that a query sees, itself included; None for all before it."""
 
@@ -35,7 +35,8 @@ def read_mask(mask: ir.Value, past: ir.Value, query: ir.Value) -> Mask | str:
         query: `[B, N, S, D]`, whose shape names the axis S.
 
     Returns:
-        The padding input and the window, or the reason why this is no causal mask.
+        The padding input, if there is one, and the window, or the reason why this is no causal
+        mask.
     """
     producer = mask.producer()
     if producer is None or not isinstance(producer.graph, ir.Graph):
@@ -50,9 +51,9 @@ def read_mask(mask: ir.Value, past: ir.Value, query: ir.Value) -> Mask | str:
         for v in graph.inputs
         if v.name in region.numbers and v.dtype == ir.DataType.INT64 and rank(v) == 2
     ]
-    if len(candidates) != 1:
+    if len(candidates) > 1:
         return f"another mask: {len(candidates)} inputs could be the padding"
-    (padding,) = candidates
+    padding = next(iter(candidates), None)
     far = max((c for c in region.constants if 0 < c < 1 << 24), default=0) + 2
     window = None
     for b, s, p in ((1, 1, far), (2, 3, 2), (1, 4, 0), (2, 3, far)):
@@ -60,7 +61,9 @@ def read_mask(mask: ir.Value, past: ir.Value, query: ir.Value) -> Mask | str:
             continue
         sizes = named_sizes(past, query, padding, b, s, p)
         feeds = {v.name or "": example(v, v is padding, sizes, s) for v in graph.inputs}
-        valid = feeds[padding.name or ""].astype(bool)
+        valid = np.ones((b, p + s), bool)
+        if padding is not None:
+            valid = feeds[padding.name or ""].astype(bool)
         try:
             got = region(feeds)
         except Leaks as e:
@@ -86,17 +89,23 @@ def rank(value: ir.Value) -> int | None:
 
 
 def named_sizes(
-    past: ir.Value, query: ir.Value, padding: ir.Value, batch: int, sequence: int, length: int
+    past: ir.Value,
+    query: ir.Value,
+    padding: ir.Value | None,
+    batch: int,
+    sequence: int,
+    length: int,
 ) -> dict[str, int]:
     """Sizes of the graph's named axes."""
-    assert past.shape is not None and padding.shape is not None
+    assert past.shape is not None
     sizes = {
         "sequence": sequence,
         "total": length + sequence,
-        str(padding.shape[1]): length + sequence,
         str(past.shape[0]): batch,
         str(past.shape[2]): length,
     }
+    if padding is not None and padding.shape is not None:
+        sizes |= {str(padding.shape[1]): length + sequence}
     if query.shape is not None:
         sizes[str(query.shape[2])] = sequence
     return sizes

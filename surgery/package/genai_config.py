@@ -10,15 +10,14 @@ from __future__ import annotations
 from typing import Any
 
 from surgery.base.errors import PackageError
-from surgery.base.files import Fields, is_integer
+from surgery.base.files import Fields
 from surgery.base.tokens import misnamed
 from surgery.engine.facts import Facts
+from surgery.package.search import search
+from surgery.package.token_ids import TokenIds
 
 DECODER = "model.onnx"
 PROCESSOR = "processor_config.json"
-
-SEARCH_LENGTH = 4096
-"""Default of `search.max_length`. The runtime allocates the key/value cache for this length."""
 
 CPU_SESSIONS: dict[str, dict[str, Any]] = {
     "decoder": {"intra_op_num_threads": 0},
@@ -41,11 +40,6 @@ that would save 5% of the time), constant folding does not store weights convert
 there is no arena for activations.
 """
 
-LARGEST_TEMPERATURE = 1000.0
-LARGEST_PENALTY = 100.0
-LONGEST_ENDS = 64
-"""Most tokens that end an answer."""
-
 
 def filenames(facts: Facts) -> dict[str, str]:
     """Return the file of each graph: qwen3vl-vision.onnx, qwen3vl-embedding.onnx, model.onnx."""
@@ -65,36 +59,20 @@ def genai_config(facts: Facts) -> dict[str, Any]:
     """
     levels = {"per_layer_inputs": "per_layer_inputs"} if facts.levels else {}
     files = filenames(facts)
-    ends = end_tokens(facts)
+    ids = token_ids(facts)
     provider = [dict(facts.target.options)] if facts.target.options else []
     session: dict[str, Any] = {"log_id": "onnxruntime-genai", "provider_options": provider}
     sessions = CPU_SESSIONS if facts.target.options is None else {}
-    length = facts.options.max_length
-    search: dict[str, Any] = {
-        "do_sample": False,
-        "early_stopping": True,
-        "length_penalty": 1.0,
-        "max_length": min(length, SEARCH_LENGTH),
-        "min_length": 0,
-        "no_repeat_ngram_size": 0,
-        "num_beams": 1,
-        "num_return_sequences": 1,
-        "past_present_share_buffer": True,
-        "repetition_penalty": 1.0,
-        "temperature": 1.0,
-        "top_k": 50,
-        "top_p": 1.0,
-    }
-    search |= sampling(facts)
+    length, vocabulary = facts.options.max_length, int(facts.text["vocab_size"])
     config = facts.config
     return {
         "model": {
             "type": facts.traits.runtime,
-            "vocab_size": int(facts.text["vocab_size"]),
+            "vocab_size": vocabulary,
             "context_length": length,
-            "bos_token_id": first(facts, "bos_token_id", ends[0]),
-            "pad_token_id": padding(facts)[0],
-            "eos_token_id": ends,
+            "bos_token_id": ids.start,
+            "pad_token_id": ids.padding()[0],
+            "eos_token_id": ids.ends,
             "image_token_id": int(config["image_token_id"]),
             "video_token_id": int(config["video_token_id"]),
             "vision_start_token_id": int(config["vision_start_token_id"]),
@@ -137,65 +115,16 @@ def genai_config(facts: Facts) -> dict[str, Any]:
                 "outputs": {"image_features": "image_features"},
             },
         },
-        "search": search,
+        "search": search(length, facts.generation, vocabulary),
     }
 
 
-def sampling(facts: Facts) -> dict[str, Any]:
-    """How the next token is chosen, as generation_config.json has it.
-
-    Raises:
-        PackageError: a value of another type, or out of range.
-    """
-    given, size = facts.generation, int(facts.text["vocab_size"])
-    found: dict[str, Any] = {}
-    if "do_sample" in given:
-        found["do_sample"] = given.flag("do_sample")
-    if "temperature" in given:
-        found["temperature"] = given.number("temperature", 0, LARGEST_TEMPERATURE)
-    if "top_k" in given:  # transformers takes all tokens where there are fewer
-        found["top_k"] = min(given.integer("top_k", 0, (1 << 31) - 1), size)
-    if "top_p" in given:
-        found["top_p"] = given.number("top_p", 0, 1)
-    if "repetition_penalty" in given:
-        found["repetition_penalty"] = given.number("repetition_penalty", 0, LARGEST_PENALTY)
-    return {key: found[key] for key in found if key in given}
-
-
-def end_tokens(facts: Facts) -> list[int]:
-    """Tokens that end an answer.
-
-    Raises:
-        PackageError: there is none, or one outside the embedding table.
-    """
-    last = int(facts.text["vocab_size"]) - 1
-    if "eos_token_id" in facts.generation:
-        return facts.generation.integers("eos_token_id", 0, last, LONGEST_ENDS)
-    text = Fields(facts.checkpoint / "config.json", facts.text, PackageError, "text_config.")
-    return text.integers("eos_token_id", 0, last, LONGEST_ENDS)
-
-
-def padding(facts: Facts) -> tuple[int, str]:
-    """The padding token, and a line about it if no configuration names one that prompts lack.
-
-    The runtime masks this token wherever it stands in a prompt.
-
-    Raises:
-        PackageError: every token that could be taken occurs in prompts.
-    """
-    wanted = [
-        (file, int(part["pad_token_id"]))
-        for file, part in (
-            ("generation_config.json", facts.generation.values),
-            ("config.json", facts.text),
-            ("config.json", facts.config),
-        )
-        if is_integer(part.get("pad_token_id"))
-    ]
-    try:
-        return facts.tokens.padding(wanted, int(facts.text["vocab_size"]))
-    except ValueError as e:
-        raise PackageError(f"{facts.checkpoint / 'tokenizer.json'}: {e}.") from e
+def token_ids(facts: Facts) -> TokenIds:
+    """Where the checkpoint names its tokens."""
+    file, config = facts.checkpoint / "config.json", facts.config
+    text = Fields(file, facts.text, PackageError, "text_config.")
+    outer = Fields(file, config, PackageError)
+    return TokenIds(facts.generation, text, outer, facts.tokens, int(facts.text["vocab_size"]))
 
 
 def check_tokens(facts: Facts) -> None:
@@ -204,19 +133,6 @@ def check_tokens(facts: Facts) -> None:
     Raises:
         PackageError: the message names each.
     """
-    wrong = list(misnamed(facts.config, facts.tokens))
-    wrong += [
-        f"eos_token_id {token} is no token of the tokenizer"
-        for token in end_tokens(facts)
-        if token not in facts.tokens
-    ]
+    wrong = [*misnamed(facts.config, facts.tokens), *token_ids(facts).unknown_ends()]
     if wrong:
         raise PackageError(f"{facts.checkpoint}: {'; '.join(wrong)}.")
-
-
-def first(facts: Facts, name: str, default: int) -> int:
-    """A token id from the first configuration that has it."""
-    for part in (facts.generation.values, facts.text, facts.config):
-        if is_integer(part.get(name)):
-            return int(part[name])
-    return default

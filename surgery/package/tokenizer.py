@@ -13,8 +13,7 @@ from surgery.base.files import (
     read_bytes,
     read_json,
 )
-from surgery.base.tokens import TEMPLATE
-from surgery.engine.facts import Facts
+from surgery.base.tokens import TEMPLATE, Tokens
 
 REQUIRED = ("tokenizer.json", "tokenizer_config.json")
 OPTIONAL = (
@@ -26,7 +25,7 @@ OPTIONAL = (
 )
 
 
-def copy_tokenizer(facts: Facts, folder: Path) -> None:
+def copy_tokenizer(tokens: Tokens, folder: Path) -> None:
     """Copy the files that onnxruntime-genai and the tokenizers of Hugging Face read.
 
     A checkpoint has its chat template in a file of its own, in tokenizer_config.json or in
@@ -38,10 +37,10 @@ def copy_tokenizer(facts: Facts, folder: Path) -> None:
             is not what its name says.
     """
     for name in (*REQUIRED, *OPTIONAL):
-        source = facts.checkpoint / name
+        source = tokens.folder / name
         if name in REQUIRED or source.exists():
             (folder / name).write_bytes(contents(source))
-    template = facts.tokens.template
+    template = tokens.template
     if template is None:
         return
     (folder / TEMPLATE).write_text(template, encoding="utf-8", newline="")

@@ -29,6 +29,7 @@ from surgery.passes.quantized.gather_nbits import GatherNBits
 from surgery.passes.quantized.matmul_nbits import MatMulNBits
 from surgery.passes.quantized.mixture_of_experts_nbits import MixtureOfExpertsNBits
 from surgery.passes.quantized.plain_linear import PlainLinear
+from surgery.passes.quantized.right_weight import RightWeight
 from surgery.passes.rotary.freq_table import FreqTable
 from surgery.passes.rotary.half_angles import HalfAngles
 from surgery.passes.rotary.late_repeat import LateRepeat
@@ -113,6 +114,7 @@ __all__ = [
     "PlainLinear",
     "QkvSplit",
     "ReshapeChain",
+    "RightWeight",
     "RmsNorm",
     "Rotary",
     "RotaryRows",

@@ -94,7 +94,7 @@ def explain_foreign(
     found: list[Explanation] = []
     for stem, path in paths.items():
         model = load_any(path)
-        settings = Settings(options=options, head_names=head_weights(model))
+        settings = Settings(options=options, head_widths=head_weights(model))
         found += walk(name, stem, model, steps, settings)
     if not found:
         raise UserError(f"{name}: this pass does not run with these options.")

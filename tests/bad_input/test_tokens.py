@@ -14,7 +14,7 @@ from surgery.base.tokens import PICTURE_TOKENS, Tokens
 from surgery.engine.facts import Facts
 from surgery.engine.options import Options
 from surgery.jobs.build import check_configurations
-from surgery.package.genai_config import genai_config, padding
+from surgery.package.genai_config import genai_config, token_ids
 from surgery.package.tokenizer import copy_tokenizer
 
 ENDOFTEXT, IM_START, IM_END = 557, 558, 559
@@ -93,7 +93,7 @@ PADS = {
 @pytest.mark.parametrize(("edits", "pad", "told"), PADS.values(), ids=PADS)
 def test_padding_is_in_no_prompt(damaged, edits, pad, told):
     facts = damaged(**edits)
-    found, line = padding(facts)
+    found, line = token_ids(facts).padding()
     assert found == genai_config(facts)["model"]["pad_token_id"] == pad
     assert told in line and bool(told) == bool(line) and "\n" not in line
     assert found not in facts.tokens.emitted()
@@ -108,10 +108,10 @@ def test_padding_when_prompts_hold_everything(damaged):
     size = facts.text["vocab_size"]
     used = max(*facts.tokens.added.values(), *facts.tokens.plain)
     if used + 1 < size:
-        assert padding(facts)[0] == used + 1
+        assert token_ids(facts).padding()[0] == used + 1
     facts = damaged(resolved={"text_config.vocab_size": used + 1})
     with pytest.raises(PackageError, match="no id is left for padding"):
-        padding(facts)
+        token_ids(facts).padding()
 
 
 WRONG = {
@@ -206,7 +206,7 @@ def test_one_chat_template_a_package(damaged, tmp_path, own, configured, taken):
     path.unlink() if own is None else path.write_text(own)
     out = tmp_path / "package"
     out.mkdir()
-    copy_tokenizer(facts, out)
+    copy_tokenizer(facts.tokens, out)
     config = json.loads((out / "tokenizer_config.json").read_text())
     assert (out / "chat_template.jinja").read_text() == taken
     assert config.get("chat_template", taken) == taken
@@ -218,7 +218,7 @@ def test_a_vocabulary_that_is_another_file(damaged, tmp_path):
     (damaged.folder / "vocab.json").symlink_to("/etc/hostname")
     (tmp_path / "package").mkdir()
     with pytest.raises(PackageError, match=r"vocab.json: not valid JSON"):
-        copy_tokenizer(facts, tmp_path / "package")
+        copy_tokenizer(facts.tokens, tmp_path / "package")
 
 
 @pytest.mark.parametrize("mark", ["<|vision_start|>", "<|image_pad|>", "<|video_pad|>"])

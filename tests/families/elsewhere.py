@@ -24,7 +24,7 @@ from torch import nn
 from traced import stock, trace
 
 from export_min.attention import GROUPED
-from surgery.jobs.apply import WEIGHT
+from surgery.engine.loading import WEIGHT
 
 
 class Absent(Exception):

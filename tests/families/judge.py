@@ -48,7 +48,7 @@ class Verdict:
 def ours(path: Path, recipe: str, feeds: Iterable[Feeds]) -> Verdict:
     """Our recipe."""
     model = load_any(path)
-    settings = Settings(options=OPTIONS, head_names=head_weights(model))
+    settings = Settings(options=OPTIONS, head_widths=head_weights(model))
     for _ in runner.run(path.stem, model, GENERIC[recipe], settings):
         pass
     return verdict(model, differences(path, model, feeds))

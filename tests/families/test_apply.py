@@ -266,3 +266,144 @@ def test_explain_without_an_anchor(graph, tmp_path, capsys):
     assert main(["explain", "attention", "-i", str(odd)]) == 0
     out = capsys.readouterr().out
     assert "needs   scores from" in out and "found   Sin" in out
+
+
+MIXED = """<ir_version: 8, opset_import: ["": 17]>
+g (int64[batch,sequence] ids, float[300,96] w_table, float[40,96] w_places, float[96,96] w_left,
+   float[96,96] w_right, float[96,1,16] w_kernel)
+=> (float[batch,sequence,300] logits)
+<int64[1] front = {0}, int64 most = {40}> {
+  h = Gather(w_table, ids)
+  places = Mod(ids, most)
+  p = Gather(w_places, places)
+  x = Add(h, p)
+  columns = Transpose<perm = [0, 2, 1]>(x)
+  mixed = MatMul(w_left, columns)
+  wide = Conv<group = 96, kernel_shape = [16], pads = [15, 0]>(mixed, w_kernel)
+  rows = Transpose<perm = [0, 2, 1]>(wide)
+  y = MatMul(rows, w_right)
+  head = Transpose<perm = [1, 0]>(w_table)
+  logits = MatMul(y, head)
+}"""
+"""A table that is the head too, a weight on the left, and weights that have no quantized form."""
+
+
+def test_int4_takes_tied_tables_and_weights_on_the_left(tmp_path, capsys):
+    """What is quantized, what is not and why; a tied table is stored once."""
+    path, out = write(MIXED, tmp_path / "mixed.onnx"), tmp_path / "out"
+    assert main(["apply", "-i", str(path), "-o", str(out), "-t", "int4"]) == 0
+    told = capsys.readouterr().err
+    assert "in float: 0.0 MB, Gather needs a table that the policy quantizes (w_places)" in told
+    assert "in float: 0.0 MB, Conv has no quantized form here (w_kernel)" in told
+    assert told.count("in float: ") == 2
+    model = onnx.load(out / "mixed.onnx", load_external_data=False)
+    ops = [node.op_type for node in model.graph.node]
+    assert (ops.count("MatMulNBits"), ops.count("GatherBlockQuantized")) == (3, 1)
+    places = {t.name: {e.key: e.value for e in t.external_data} for t in model.graph.initializer}
+    same = ("location", "offset", "length")
+    codes = [places[f"w_table.packed{end}"] for end in ("", ".rows")]
+    assert [codes[0][key] for key in same] == [codes[1][key] for key in same]
+    record = json.loads((out / "quantization.json").read_text(encoding="utf-8"))["mixed.onnx"]
+    assert {row["name"] for row in record["weights"]} == {"w_left", "w_right"}
+    assert [row["name"] for row in record["rounded"]] == ["w_table"]
+    assert {name for group in record["float"] for name in group["weights"]} == {
+        "w_places", "w_kernel",
+    }  # fmt: skip
+    rng = np.random.default_rng(0)
+    for shape in ((1, 1), (2, 7)):
+        feeds = {"ids": rng.integers(0, 300, shape)}
+        want, got = run(path, feeds), run(out / "mixed.onnx", feeds)
+        assert np.abs(got - want).max() < 0.15 * np.abs(want).max()
+
+
+def test_nothing_in_float_without_quantizing(graph, tmp_path, capsys):
+    """Only -t int4 speaks of it."""
+    assert main(["apply", "-i", str(graph), "-o", str(tmp_path / "out")]) == 0
+    assert "in float" not in capsys.readouterr().err
+    assert not (tmp_path / "out" / "quantization.json").exists()
+
+
+FUNCTION = """<ir_version: 10, opset_import: ["": 17, "local": 1]>
+g (float[batch,sequence,64] x, float[64,64] w_up) => (float[batch,sequence,64] y) {
+  up = MatMul(x, w_up)
+  y = local.swish(up)
+}
+<domain: "local", opset_import: ["": 17]>
+swish (v) => (o) {
+  s = Sigmoid(v)
+  o = Mul(v, s)
+}"""
+BRANCH = """<ir_version: 10, opset_import: ["": 17]>
+g (bool flag, float[batch,sequence,64] x, float[64,64] w_up) => (float[batch,sequence,64] y) {
+  y = If (flag) <then_branch = yes () => (float[batch,sequence,64] a) {
+    two = Constant<value = float {2.0}>()
+    up = MatMul(x, w_up)
+    s = Sigmoid(up)
+    act = Mul(up, s)
+    a = Mul(act, two)
+  }, else_branch = no () => (float[batch,sequence,64] b) { b = Identity(x) }>
+}"""
+
+
+def test_local_functions(tmp_path):
+    """They are inlined before any pass looks."""
+    path, out = write(FUNCTION, tmp_path / "function.onnx"), tmp_path / "out"
+    assert main(["apply", "-i", str(path), "-o", str(out)]) == 0
+    model = onnx.load(out / "function.onnx", load_external_data=False)
+    assert [node.op_type for node in model.graph.node] == ["MatMul", "QuickGelu"]
+    feeds = {"x": np.random.default_rng(0).standard_normal((2, 3, 64)).astype(np.float32)}
+    np.testing.assert_allclose(run(out / "function.onnx", feeds), run(path, feeds), atol=1e-5)
+
+
+@pytest.mark.parametrize(("words", "most"), [
+    ([], 1e-6), (["-t", "fp16", "-e", "cuda"], 1e-2), (["-t", "int4"], 0.2),
+    (["-t", "int4", "-e", "cuda"], 0.2),
+])  # fmt: skip
+def test_branches(tmp_path, words, most):
+    """What a branch uses is imported on the model, and its types fit in every precision."""
+    path, out = write(BRANCH, tmp_path / "branch.onnx"), tmp_path / "out"
+    assert main(["apply", "-i", str(path), "-o", str(out), *words]) == 0
+    model = onnx.load(out / "branch.onnx")
+    assert "com.microsoft" in {entry.domain for entry in model.opset_import}
+    onnx.checker.check_model(model)
+    x = np.random.default_rng(0).standard_normal((2, 3, 64)).astype(np.float32)
+    for flag in (True, False):
+        feeds = {"flag": np.array(flag), "x": x}
+        want, got = run(path, feeds), run(out / "branch.onnx", feeds)
+        assert np.abs(got - want).max() <= most * np.abs(want).max()
+
+
+CROSS = """<ir_version: 10, opset_import: ["": 23]>
+g (float[batch,sequence,32] x, float[batch,frames,32] heard, float[32,32] w_q, float[32,32] w_k,
+   float[32,32] w_v) => (float[batch,sequence,32] y)
+<int64[4] split = {0, 0, 4, 8}, int64[3] merged = {0, 0, 32}> {
+  q0 = MatMul(x, w_q)
+  k0 = MatMul(heard, w_k)
+  v0 = MatMul(heard, w_v)
+  q1 = Reshape(q0, split)
+  k1 = Reshape(k0, split)
+  v1 = Reshape(v0, split)
+  q = Transpose<perm = [0, 2, 1, 3]>(q1)
+  k = Transpose<perm = [0, 2, 1, 3]>(k1)
+  v = Transpose<perm = [0, 2, 1, 3]>(v1)
+  a = Attention(q, k, v)
+  back = Transpose<perm = [0, 2, 1, 3]>(a)
+  y = Reshape(back, merged)
+}"""
+
+
+@pytest.mark.parametrize("recipe", ["decoder", "any"])
+def test_cross_attention(tmp_path, recipe):
+    """Attention to what an encoder made has no cache: one node, in a decoder too."""
+    path, out = write(CROSS, tmp_path / "cross.onnx"), tmp_path / "out"
+    assert main(["apply", "-i", str(path), "-o", str(out), "--recipe", recipe]) == 0
+    model = onnx.load(out / "cross.onnx", load_external_data=False)
+    assert [node.op_type for node in model.graph.node].count("MultiHeadAttention") == 1
+    rng = np.random.default_rng(0)
+    for shape in ((1, 1, 5), (2, 3, 7)):
+        b, s, f = shape
+        feeds = {
+            "x": rng.standard_normal((b, s, 32)).astype(np.float32),
+            "heard": rng.standard_normal((b, f, 32)).astype(np.float32),
+        }
+        np.testing.assert_allclose(run(out / "cross.onnx", feeds), run(path, feeds), atol=1e-5)

@@ -1,8 +1,10 @@
 """Constant folding."""
 
 import numpy as np
+import onnx
 import pytest
 
+from surgery.engine.loading import load_any
 from surgery.passes.tidy.fold import Fold
 from surgery.rewrite import view
 
@@ -143,3 +145,18 @@ def test_random_numbers_stay_random(build, untouched, op):
 
 def test_sequences_stay(build, untouched):
     untouched(make(), build(SEQUENCE), "")
+
+
+def test_a_small_weight_that_is_turned(tmp_path):
+    """A weight behind a Transpose stays one: what is quantized must be known as a weight."""
+    text = """<ir_version: 10, opset_import: ["": 23]>
+    g (float[M,32] x) => (float[M,16] y) <float[16,32] up_weight = {%s}> {
+      turned = Transpose<perm = [1, 0]>(up_weight)
+      y = MatMul(x, turned)
+    }
+    """
+    model = onnx.parser.parse_model(text % ", ".join(["1"] * 512))
+    onnx.save(model, tmp_path / "model.onnx")
+    model = load_any(tmp_path / "model.onnx")
+    assert Fold()(model).modified is False
+    assert [node.op_type for node in model.graph] == ["Transpose", "MatMul"]

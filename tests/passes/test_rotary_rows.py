@@ -1,4 +1,4 @@
-"""ONNX's RotaryEmbedding as onnxruntime's."""
+"""RotaryEmbedding of heads as onnxruntime's of rows."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,17 @@ g (float[B,S,24] x, int64[B,S] at, float[32,4] cos, float[32,4] sin) => (float[B
   y = RotaryEmbedding(heads, c, s)
 }
 """
+CONTRIB = BEFORE.replace(
+    "y = RotaryEmbedding(heads, c, s)", "y = com.microsoft.RotaryEmbedding(heads, at, cos, sin)"
+).replace("  c = Gather(cos, at)\n  s = Gather(sin, at)\n", "")
+FIRST = CONTRIB.replace("int64[B,S] at", "int64[1] at")
+"""onnxruntime's own op on heads, as partly fused graphs have it; by the first position alone."""
 MISSES = {
+    "a factor": (CONTRIB.replace("RotaryEmbedding(", "RotaryEmbedding<scale = 2.0>("), "a factor"),
+    "packed": (
+        CONTRIB.replace("RotaryEmbedding(", "RotaryEmbedding<is_packed_batching = 1>("),
+        "packed batches",
+    ),
     "computed": (BEFORE.replace("c = Gather(cos, at)", "c = Sin(s)"), "from Gather"),
     "other positions": (
         BEFORE.replace("int64[B,S] at,", "int64[B,S] at, int64[B,S] other,").replace(
@@ -43,6 +53,21 @@ def test_golden(build, golden):
 @pytest.mark.parametrize(("text", "reason"), MISSES.values(), ids=MISSES)
 def test_near_miss(build, untouched, text, reason):
     untouched(make(), build(text), reason)
+
+
+@pytest.mark.parametrize("attributes", ["", "<interleaved = 1>"])
+def test_onnxruntimes_own(build, same_numbers, rng, attributes):
+    """Heads in, rows out: attention then finds the rows behind them."""
+    model = build(CONTRIB.replace("RotaryEmbedding(", f"RotaryEmbedding{attributes}("))
+    cases = [feeds(rng, b, s) for b, s in ((1, 1), (2, 5), (3, 7))]
+    same_numbers(make(), model, cases)
+    (node,) = (node for node in model.graph if node.op_type == "RotaryEmbedding")
+    assert node.inputs[0] is model.graph.inputs[0]
+
+
+def test_first_position(build, same_numbers, rng):
+    cases = [feeds(rng, b, s) | {"at": np.array([at])} for b, s, at in ((1, 1, 9), (2, 5, 0))]
+    same_numbers(make(), build(FIRST), cases)
 
 
 def feeds(rng, batch, length, rows=None):

@@ -28,10 +28,13 @@ ARROWS: dict[str, set[str]] = {
         *("quant", "surgery.base", "surgery.calibrate", "surgery.match", "surgery.passes"),
         "surgery.rewrite",
     },
-    "surgery.package": {"surgery.base", "surgery.calibrate", "surgery.engine", "surgery.rewrite"},
+    "surgery.package": {
+        *("surgery.base", "surgery.calibrate", "surgery.engine", "surgery.match"),
+        "surgery.rewrite",
+    },
     "surgery.jobs": {
         *("surgery.base", "surgery.calibrate", "surgery.engine", "surgery.match"),
-        *("surgery.package", "surgery.passes"),
+        *("surgery.package", "surgery.passes", "surgery.rewrite"),
     },
     "surgery.answer": {"surgery.base"},
     "surgery.verify": {

@@ -36,7 +36,7 @@ PASSES = {
     *("Dims", "Fold", "Lengths", "Noop", "Opset", "ReshapeChain", "Shapes", "Slices"),
     "StaticReshape",
     *("DeepStack", "FeatureConcat", "FeatureGather", "FixedGrid", "PatchEmbed", "ZeroBias"),
-    *("FusedTranspose", "Half", "LateCast", "PlainLinear", "TableCast"),
+    *("FusedTranspose", "Half", "LateCast", "PlainLinear", "RightWeight", "TableCast"),
     *("WeightCast", "WeightShift", "WeightTranspose"),
 }
 TIDY = [

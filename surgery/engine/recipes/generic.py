@@ -14,6 +14,7 @@ from surgery.passes import (
     Dims,
     Fold,
     FreqTable,
+    GatherNBits,
     Gelu,
     GroupQueryAttention,
     Half,
@@ -35,6 +36,7 @@ from surgery.passes import (
     PlainLinear,
     QkvSplit,
     ReshapeChain,
+    RightWeight,
     RmsNorm,
     Rotary,
     RotaryRows,
@@ -95,6 +97,7 @@ MLP: Recipe[Settings] = (
 
 WEIGHTS: Recipe[Settings] = (
     Step(PlainAttention, when=lambda f: f.target.opset < OPSET),
+    Step(RightWeight, when=lambda f: f.quantized),
     Step(PlainLinear, when=lambda f: f.quantized),
     Step(
         MatMulNBits,
@@ -105,6 +108,11 @@ WEIGHTS: Recipe[Settings] = (
             "scales": f.text_dtype,
         },
         when=lambda f: f.quantized,
+    ),
+    Step(
+        GatherNBits,
+        lambda f: {"policy": f.table_format},
+        when=lambda f: f.quantized_tables,
     ),
     Step(WeightTranspose),
     Step(Fold),
@@ -121,6 +129,7 @@ DECODER: Recipe[Settings] = (
     Step(Attention),
     Step(AttentionHeads),
     Step(GroupQueryAttention, lambda f: {"refuse_left": True}),
+    Step(MultiHeadAttention),
     *MLP,
     Step(LastLogits),
     *WEIGHTS,

@@ -40,7 +40,8 @@ class GroupQueryAttention(NodePass[Grouped]):
 
     before  Attention(q, Concat(past_k, k), Concat(past_v, v), causal and padding mask)
     after   GroupQueryAttention(q, k, v, past_k, past_v, sum(mask) - 1, T) -> out, present_k/v ;
-            with local_window_size where the mask has a window, softcap where the op has one
+            with local_window_size where the mask has a window, softcap where the op has one ;
+            P + S of the shapes in place of the sum where no input hides a key
     keeps   names of the cache; past and present may share one buffer longer than T ; rows padded
             on the right: rows padded on the left get other values, without a warning, unless
             `refuse_left` makes onnxruntime raise an error for them
@@ -66,7 +67,7 @@ class GroupQueryAttention(NodePass[Grouped]):
         super().__init__(expect=expect)
         self.refuse_left = refuse_left
         self.masks: dict[ir.Value, Mask | str] = {}
-        self.lengths: tuple[ir.Value, ir.Value] | None = None
+        self.lengths: dict[ir.Value | None, tuple[ir.Value, ir.Value]] = {}
 
     def match(self, node: ir.Node, m: Matcher) -> Grouped:
         """From queries, keys and values back to the rows that their heads were split from."""
@@ -105,16 +106,21 @@ class GroupQueryAttention(NodePass[Grouped]):
     def forget(self) -> None:
         """Clear what was cached about a graph."""
         self.masks.clear()
-        self.lengths = None
+        self.lengths.clear()
 
     def rewrite(self, node: ir.Node, found: Grouped, add: Builder) -> None:
         """Add one node, whose outputs take over the names of the cache."""
-        if self.lengths is None:
-            self.lengths = lengths(found.mask.padding, self.refuse_left, add)
+        padding = found.mask.padding
+        if padding not in self.lengths:
+            self.lengths[padding] = (
+                whole_lengths(found, add)
+                if padding is None
+                else lengths(padding, self.refuse_left, add)
+            )
         inputs = [
             *(flat(x, add) for x in (found.query, found.key, found.value)),
             *(found.past_key, found.past_value),
-            *self.lengths,
+            *self.lengths[padding],
         ]
         attributes: dict[str, object] = {
             "num_heads": found.heads,
@@ -169,3 +175,22 @@ def lengths(mask: ir.Value, refuse_left: bool, add: Builder) -> tuple[ir.Value, 
     total = add("Shape", [mask], {"start": 1, "end": 2}, dtype=ir.DataType.INT64, shape=(1,))
     total = add("Squeeze", [total], dtype=ir.DataType.INT64, shape=())
     return last, add("Cast", [total], to, dtype=ir.DataType.INT32, shape=())
+
+
+def whole_lengths(found: Grouped, add: Builder) -> tuple[ir.Value, ir.Value]:
+    """The same where no key is hidden: T is the length of the past and of the new tokens."""
+
+    def size(value: ir.Value, axis: int) -> ir.Value:
+        part = {"start": axis, "end": axis + 1}
+        return add("Shape", [value], part, dtype=ir.DataType.INT64, shape=(1,))
+
+    past = size(found.past_key, 2)
+    total = add("Add", [past, size(found.query, 1)], like=past)
+    total = add("Cast", [total], {"to": ir.DataType.INT32}, dtype=ir.DataType.INT32, shape=(1,))
+    batch = size(found.query, 0)
+    one = add.constant(np.array(1, np.int32), "one_int32")
+    last = add("Sub", [total, one], like=total)
+    rows = found.query.shape[0] if found.query.shape is not None else None
+    last = add("Expand", [last, batch], dtype=ir.DataType.INT32, shape=(rows,))
+    axes = add.constant(np.array([0], np.int64), "axis_0")
+    return last, add("Squeeze", [total, axes], dtype=ir.DataType.INT32, shape=())

@@ -102,6 +102,9 @@ class BlockPass(NodePass[T]):
 def block_values(graph: ir.Graph, name: str, blocks: Source, flat: bool = False) -> list[ir.Value]:
     """The initializers of a quantized weight; existing ones of the same names are reused.
 
+    Two ops may want the codes of one weight in two shapes: the later one has a name of its own, and
+    both the same bytes.
+
     Args:
         graph: where they go.
         name: of the weight.
@@ -115,5 +118,9 @@ def block_values(graph: ir.Graph, name: str, blocks: Source, flat: bool = False)
         part_name = f"{name}.{PARTS[part]}"
         tensor = RowTensor(blocks, part, name=part_name, shape=shape)
         known = graph.initializers.get(part_name)
+        if known is not None and known.shape != ir.Shape(shape):
+            part_name = f"{part_name}.{'rows' if flat else 'blocks'}"
+            tensor = RowTensor(blocks, part, name=part_name, shape=shape)
+            known = graph.initializers.get(part_name)
         values.append(known or initializer(graph, part_name, tensor))
     return values

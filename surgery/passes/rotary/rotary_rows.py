@@ -1,4 +1,4 @@
-"""ONNX's own RotaryEmbedding as onnxruntime's."""
+"""RotaryEmbedding of heads, ONNX's own or onnxruntime's, as onnxruntime's of rows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Turned:
         heads: what is rotated, `[B, N, S, D]`, and its rows.
         cos: table `[rows, D/2]`; `sin` alike.
         sin: see `cos`.
-        position: row of each token, `[B, S]`.
+        position: row of each token, `[B, S]`, or of the first one, `[1]`.
     """
 
     heads: Heads
@@ -35,11 +35,13 @@ class Turned:
 class RotaryRows(NodePass[Turned]):
     """A rotation of heads becomes one of rows, as onnxruntime's op takes them.
 
-    before  RotaryEmbedding(x [B, N, S, D], Gather(cos table, p), Gather(sin table, p)) of ONNX
+    before  RotaryEmbedding(x [B, N, S, D], Gather(cos table, p), Gather(sin table, p)) of ONNX, or
+            com.microsoft RotaryEmbedding(x [B, N, S, D], p, cos table, sin table)
     after   com.microsoft RotaryEmbedding(rows of x [B, S, N * D], p, cos table, sin table), heads
             split and moved after it
     keeps   the angles and the part of the columns that turns
-    not     cosines that are computed, or repeated for other rows than the batch's
+    not     cosines that are computed, or repeated for other rows than the batch's; factors and
+            packed batches of onnxruntime's op
     why     the op has kernels on every provider, and attention then reads rows
     """
 
@@ -49,11 +51,19 @@ class RotaryRows(NodePass[Turned]):
 
     def match(self, node: ir.Node, m: Matcher) -> Turned:
         """The tables, and the rows of what is rotated."""
-        m.check(node.domain == "", "ONNX's own RotaryEmbedding", node.domain)
-        x, cos, sin, *ids = node.inputs
-        assert x is not None and cos is not None and sin is not None
+        x = node.inputs[0]
+        assert x is not None
         m.rank(x, 4)
-        position = ids[0] if ids else None
+        if node.domain:
+            position, cos, sin = node.inputs[1:4]
+            plain = (
+                node.attributes.get_float("scale", 1.0) == 1.0
+                and node.attributes.get_int("is_packed_batching", 0) == 0
+            )
+            m.check(plain, "neither a factor nor packed batches", sorted(node.attributes))
+        else:
+            cos, sin, position = (*node.inputs, None)[1:4]
+        assert cos is not None and sin is not None
         if position is None:
             first, second = m.producer(cos, "Gather"), m.producer(sin, "Gather")
             axes = [g.attributes.get_int("axis", 0) for g in (first, second)]
@@ -64,7 +74,7 @@ class RotaryRows(NodePass[Turned]):
         assert position is not None and cos is not None and sin is not None
         m.rank(cos, 2)
         m.rank(sin, 2)
-        m.rank(position, 2)
+        m.rank(position, *((1, 2) if node.domain else (2,)))
         heads = heads_of(x)
         fits = heads is not None and heads.repeats == 1 and heads.factor == 1.0
         m.check(fits and heads.form != "heads", "heads made of rows", heads)  # type: ignore[union-attr]
@@ -87,7 +97,9 @@ class RotaryRows(NodePass[Turned]):
             attributes["rotary_embedding_dim"] = turned
         if node.attributes.get_int("interleaved", 0):
             attributes["interleaved"] = 1
-        inputs = [rows, batched(found.position, rows, add), found.cos, found.sin]
+        first = found.position.shape is not None and len(found.position.shape) == 1
+        position = found.position if first else batched(found.position, rows, add)
+        inputs = [rows, position, found.cos, found.sin]
         out = add(
             "RotaryEmbedding", inputs, attributes, domain="com.microsoft", dtype=x.dtype,
             shape=shape,

@@ -15,6 +15,7 @@ from surgery.rewrite.builder import initializer
 from surgery.rewrite.contract import Pass, Site
 from surgery.rewrite.matcher import constant
 from surgery.rewrite.scope import place
+from surgery.rewrite.weights import RowTensor
 
 INPUT_LIMIT = 1 << 12
 """Most elements of a constant that onnxscript's folder reads."""
@@ -243,6 +244,11 @@ def spare_weights(node: ir.Node) -> bool | None:
         return False
     if known and sum(math.prod(shape.numpy()) for shape in shapes if shape) > OUTPUT_LIMIT:
         return False
-    if any(v is not None and isinstance(v.const_value, ir.ExternalTensor) for v in node.inputs):
+    tensors = [v.const_value for v in node.inputs if v is not None]
+    if any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors):
         return False
+    shifted = any(tensor is not None and tensor.size == 1 for tensor in tensors)
+    if node.op_type == "Transpose" or (node.op_type == "Add" and shifted):
+        # onnxscript folds every Transpose, however large; what it makes is no weight any more
+        return False if any(isinstance(tensor, RowTensor) for tensor in tensors) else None
     return None
