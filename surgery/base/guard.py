@@ -49,7 +49,8 @@ def run(command: Callable[[], int | None]) -> int:
         except KeyboardInterrupt:
             pass
         except Exception as e:
-            if not received:  # C code that a signal interrupts may raise an error of its own
+            # C code that a signal interrupts may raise an error of its own, but none of ours
+            if not received or isinstance(e, UserError):
                 return told(e)
         say("interrupted")
         return 128 + (received or [signal.SIGINT])[0]

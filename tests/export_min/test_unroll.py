@@ -157,7 +157,11 @@ def mixture() -> Qwen3VLMoeConfig:
 
 
 @pytest.mark.parametrize("name", ["vision", "decoder"])
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize(
+    "case",
+    # the longest stack takes two minutes to trace; the end to end tests run its kind anyway
+    [pytest.param(c, marks=pytest.mark.nightly) if "between" in c else c for c in CASES],
+)
 def test_unrolled_equals_full_trace(case: str, name: str) -> None:
     check(config(**CASES[case]), name)
 

@@ -72,6 +72,7 @@ def test_one_thread(raw: Path, first: dict[str, bytes], tmp_path: Path) -> None:
     assert contents(tmp_path / "out") == first
 
 
+@pytest.mark.nightly  # exports and builds twice, which takes minutes
 def test_the_path_of_the_checkpoint(raw: Path, first: dict[str, bytes], tmp_path: Path) -> None:
     """A moved checkpoint gives the same package; only the manifest of the export names it."""
     checkpoint = tmp_path / "elsewhere" / "checkpoint"
