@@ -104,8 +104,11 @@ def written(old: ir.Value, found: Heads, add: Builder) -> ir.Value:
     if found.form == "heads":
         return rows
     if found.form == "joined":
+        joined = rows.shape is not None and list(rows.shape[:2]) == [batch, length]
+        # rows of one batch may have their heads split already: [S, N, D]
+        sides, word = ((0, 0), "split") if joined else ((1, -1), "one_batch_of")
         shape = add.constant(
-            np.array([0, 0, found.heads, width], np.int64), f"split_{found.heads}_heads"
+            np.array([*sides, found.heads, width], np.int64), f"{word}_{found.heads}_heads"
         )
         dims = (batch, length, found.heads, width)
         rows = add("Reshape", [rows, shape], dtype=old.dtype, shape=dims)
