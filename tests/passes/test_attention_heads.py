@@ -126,3 +126,30 @@ def test_keys_turned_as_a_stack(build, same_numbers, rng):
         for b, sizes in ((1, dict(q=1, k=4, v=4)), (3, dict(q=5, k=2, v=2)))
     ]
     same_numbers(make(), model, inputs, rtol=2e-5, atol=1e-6)
+
+
+ONE_BATCH = """
+g (float[S,4,8] q, float[S,4,8] k, float[S,4,8] v) => (float[1,4,S,8] y)
+<int64[1] front = {0}, float[1,4,S,8] value> {
+  turned_q = Transpose<perm = [1, 0, 2]>(q)
+  query = Unsqueeze(turned_q, front)
+  turned_k = Transpose<perm = [1, 0, 2]>(k)
+  key = Unsqueeze(turned_k, front)
+  turned_v = Transpose<perm = [1, 0, 2]>(v)
+  value = Unsqueeze(turned_v, front)
+  y = Attention(query, key, value)
+}
+"""
+
+
+def test_rows_without_a_batch(build, same_numbers, rng):
+    """Heads that are split already, [S, N, D], as towers over packed patches have them."""
+    from surgery.passes.tidy.shapes import Shapes
+
+    model = build(ONE_BATCH)
+    Shapes()(model)
+    inputs = [
+        {name: rng.standard_normal((s, 4, 8)).astype(np.float32) for name in "qkv"}
+        for s in (1, 5, 16)
+    ]
+    same_numbers(make(), model, inputs, rtol=2e-5, atol=1e-6)
