@@ -84,7 +84,7 @@ def reason(value: ir.Value, reasons: Mapping[ir.Node, Miss]) -> str:
     """Why a weight stays in float; "" for a part of a quantized one."""
     shape = value.shape or ()
     if sum(size != 1 for size in shape) <= 1:
-        return "" if users(value, BLOCKS) else "vectors: norms, biases"
+        return "" if read_only_by(value, BLOCKS) else "vectors: norms, biases"
     nodes = list(value.consumers())
     while nodes and nodes[0].op_type in MOVES:
         nodes = list(nodes[0].outputs[0].consumers())
@@ -96,6 +96,6 @@ def reason(value: ir.Value, reasons: Mapping[ir.Node, Miss]) -> str:
     return f"{node.op_type} needs {reasons[node].condition}"
 
 
-def users(value: ir.Value, ops: tuple[str, ...]) -> bool:
-    """Whether only these ops read a value."""
+def read_only_by(value: ir.Value, ops: tuple[str, ...]) -> bool:
+    """Whether no other ops than these read a value."""
     return all(node.op_type in ops for node in value.consumers())

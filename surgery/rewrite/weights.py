@@ -236,7 +236,7 @@ class Swapped:
         e, n, k = stack.shape
         out = np.empty((e, k, n), stack.dtype)
         for matrix, turned in zip(stack, out, strict=True):
-            turned[:] = turn(matrix)
+            turn(matrix, turned)
         return (out,)
 
 
@@ -283,17 +283,26 @@ def tile(source: Source, rows: Span, columns: Span) -> Array:
     return source.read(*rows)[0][:, slice(*columns)]
 
 
-def turn(matrix: Array) -> Array:
-    """A matrix, transposed in tiles that fit the cache: a contiguous copy, same dtype."""
-    plain = matrix.view(UNSIGNED[matrix.dtype.itemsize])  # NumPy moves these without a cast
-    n, k = plain.shape
-    out = np.empty((k, n), plain.dtype)
+def turn(matrix: Array, turned: Array | None = None) -> Array:
+    """Transpose a matrix in tiles that fit the cache.
+
+    Args:
+        matrix: `[N, K]`.
+        turned: `[K, N]` of the same dtype, to write to; by default a new array.
+
+    Returns:
+        `[K, N]`, contiguous.
+    """
+    n, k = matrix.shape
+    turned = np.empty((k, n), matrix.dtype) if turned is None else turned
+    unsigned = UNSIGNED[matrix.dtype.itemsize]  # NumPy moves these without a cast
+    plain, out = matrix.view(unsigned), turned.view(unsigned)
     for first in range(0, n, TILE):
         rows = slice(first, first + TILE)
         for column in range(0, k, TILE):
             columns = slice(column, column + TILE)
             out[columns, rows] = plain[rows, columns].T
-    return out.view(matrix.dtype)
+    return turned
 
 
 def narrow(source: Source) -> Source:
@@ -432,9 +441,9 @@ class RowTensor(ir.LazyTensor):
 
 
 def stored(tensor: ir.ExternalTensor) -> Stored:
-    """An external tensor as a source that is read and not mapped.
+    """An external tensor as a source that is read and not mapped, of its own shape and dtype.
 
-    Of numbers that share bytes, such as int4, the bytes are the source.
+    Of numbers that share bytes, such as int4, the bytes are the source: uint8 `[nbytes]`.
     """
     file = Path(tensor.base_dir) / tensor.location
     if tensor.dtype.bitwidth < 8:
@@ -443,7 +452,7 @@ def stored(tensor: ir.ExternalTensor) -> Stored:
 
 
 def numbers(tensor: ir.TensorProtocol) -> Array:
-    """All numbers of a small tensor; those in a data file are read and not mapped.
+    """All numbers of a small tensor, in its shape and dtype; a data file is read and not mapped.
 
     Raises:
         Unreadable: the file cannot be read, or ends too early; the message names the tensor.

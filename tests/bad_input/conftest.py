@@ -62,6 +62,16 @@ def raw(exported: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def moved(raw: Path, tmp_path: Path) -> Path:
+    """The checkpoint of this test's raw export, copied to a place of its own, to be changed."""
+    manifest = json.loads((raw / "manifest.json").read_text())
+    folder = Path(shutil.copytree(manifest["checkpoint"], tmp_path / "checkpoint"))
+    manifest["checkpoint"] = manifest["weights"] = str(folder)
+    (raw / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+@pytest.fixture
 def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Refused:
     """Run a command that must fail: exit code 2, one line, nothing written; returns the line."""
 

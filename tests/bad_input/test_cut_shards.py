@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import mmap
 import os
 import re
-import shutil
 
 import numpy as np
 import onnx_ir as ir
@@ -100,23 +98,13 @@ def test_small_numbers(dtype, tmp_path):
         numbers(tensor)
 
 
-@pytest.fixture
-def checkpoint_of(raw, tmp_path):
-    """The export's checkpoint, in a place of its own."""
-    manifest = json.loads((raw / "manifest.json").read_text())
-    folder = shutil.copytree(manifest["checkpoint"], tmp_path / "moved")
-    manifest["checkpoint"] = manifest["weights"] = str(folder)
-    (raw / "manifest.json").write_text(json.dumps(manifest))
-    return folder
-
-
 @pytest.mark.parametrize(
     "words",
     [("-t", "fp32"), ("-t", "int4"), ("-t", "fp32", "-p", "fp32"), ("-e", "cuda", "-t", "fp16")],
     ids=" ".join,
 )
-def test_a_build(words, refused, raw, checkpoint_of, tmp_path, monkeypatch):
-    shard = checkpoint_of / "model.safetensors"
+def test_a_build(words, refused, raw, moved, tmp_path, monkeypatch):
+    shard = moved / "model.safetensors"
     cut_before_writing(monkeypatch, shard, shard.stat().st_size // 2)
     line = refused(main, "-i", raw, "-o", tmp_path / "package", *words)
     assert "model.safetensors: ends at byte" in line and re.match(r"error: model\.[\w.]+: ", line)

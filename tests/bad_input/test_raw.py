@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 
 import pytest
@@ -46,16 +45,6 @@ def test_graphs_in_each_others_place(build, raw):
     (raw / "vision.onnx").rename(raw / "decoder.onnx")
     (raw / "spare.onnx").rename(raw / "vision.onnx")
     assert "graph" in build()
-
-
-@pytest.fixture
-def moved(raw, tmp_path):
-    """The export's checkpoint, in a place of its own."""
-    manifest = json.loads((raw / "manifest.json").read_text())
-    folder = shutil.copytree(manifest["checkpoint"], tmp_path / "checkpoint")
-    manifest["checkpoint"] = manifest["weights"] = str(folder)
-    (raw / "manifest.json").write_text(json.dumps(manifest))
-    return folder
 
 
 def test_a_checkpoint_that_went_away(build, moved):

@@ -143,8 +143,8 @@ VISION: Recipe[Settings] = (
     *NORMS,
     *ROTARY,
     Step(Attention),
+    Step(PackedAttention),  # before attention_heads, which writes heads without a batch anew
     Step(AttentionHeads),
-    Step(PackedAttention),
     Step(MultiHeadAttention),
     Step(AttentionBias, when=lambda f: f.text_dtype == F32),
     *MLP,
@@ -159,9 +159,9 @@ ANY: Recipe[Settings] = (
     *NORMS,
     *ROTARY,
     Step(Attention),
+    Step(PackedAttention),  # before attention_heads, which writes heads without a batch anew
     Step(AttentionHeads),
     Step(GroupQueryAttention, lambda f: {"refuse_left": True}),
-    Step(PackedAttention),
     Step(MultiHeadAttention),
     Step(AttentionBias, when=lambda f: f.text_dtype == F32),
     *MLP,
