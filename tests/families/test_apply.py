@@ -138,7 +138,7 @@ def test_explain(graph, capsys):
     for words in ([], ["--recipe", "vision"], ["--recipe=any", "--graph", "layer"]):
         assert main(["explain", "multi_head_attention", "-i", str(graph), *words]) == 0
         out = capsys.readouterr().out
-        assert out.startswith("layer, after packed_attention: 1 sites\n"), out
+        assert out.startswith("layer, after group_query_attention: 1 sites\n"), out
     assert main(["explain", "static_reshape", "-i", str(graph), "--all"]) == 0
     assert capsys.readouterr().out.startswith("layer, after weight_cast: 4 sites\n")
     half = ["-t", "fp16", "-e", "dml"]
