@@ -135,10 +135,14 @@ def test_again(graph, tmp_path):
 
 def test_explain(graph, capsys):
     """Sites right before the pass, in the generic recipe that is named or the one for any graph."""
-    for words in ([], ["--recipe", "vision"], ["--recipe=any", "--graph", "layer"]):
+    for words, before in (
+        ([], "group_query_attention"),
+        (["--recipe", "vision"], "attention_heads"),
+        (["--recipe=any", "--graph", "layer"], "group_query_attention"),
+    ):
         assert main(["explain", "multi_head_attention", "-i", str(graph), *words]) == 0
         out = capsys.readouterr().out
-        assert out.startswith("layer, after group_query_attention: 1 sites\n"), out
+        assert out.startswith(f"layer, after {before}: 1 sites\n"), out
     assert main(["explain", "static_reshape", "-i", str(graph), "--all"]) == 0
     assert capsys.readouterr().out.startswith("layer, after weight_cast: 4 sites\n")
     half = ["-t", "fp16", "-e", "dml"]
