@@ -14,7 +14,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,28 +21,16 @@ import numpy.typing as npt
 from PIL import Image
 
 from surgery.answer.pytorch import PyTorch
+from surgery.answer.questions import Question
 from surgery.answer.runtime import GREEDY, Prompt, Runtime
 from surgery.base.errors import UserError
-from surgery.base.files import parse_json, read_text
 from surgery.base.pictures import open_picture
 
-QUESTIONS_BYTES = 64 << 20
-"""Largest file of questions."""
 OVERLAP = 0.5
 """Overlap from which a box counts as found."""
 
 ALL = "all"
 """The line of a summary that counts every kind."""
-
-
-@dataclass(frozen=True)
-class Question:
-    """A question with its expected answer."""
-
-    pictures: tuple[Path, ...]
-    text: str
-    answer: str
-    kind: str
 
 
 @dataclass(frozen=True)
@@ -71,47 +58,6 @@ class Verdict:
             kl = float(np.mean(self.divergences)) if self.divergences else 0.0
             found |= {"pytorch": self.pytorch, "same": self.same, "kl": kl}
         return found
-
-
-def read_questions(path: str | Path, limit: int | None = None) -> list[Question]:
-    """Questions from a JSONL file.
-
-    A line is `{"image": path or list of paths, "question": ..., "answer": ..., "kind": ...}`;
-    "image" (relative to the file) and "kind" may be left out.
-
-    Args:
-        path: the file.
-        limit: take this many, evenly spread over the file.
-
-    Raises:
-        UserError: no such file, or a line is not a question.
-    """
-    path = Path(path)
-    lines = read_text(path, UserError, QUESTIONS_BYTES, f"{path}: no such file.").splitlines()
-    questions = [parse(path, i, line) for i, line in enumerate(lines, 1) if line.strip()]
-    if not questions:
-        raise UserError(f"{path}: holds no question.")
-    if limit is None or limit >= len(questions):
-        return questions
-    return [questions[i * len(questions) // limit] for i in range(limit)]
-
-
-def parse(path: Path, number: int, line: str) -> Question:
-    """One line of a questions file."""
-    try:
-        found = parse_json(line)
-        images = found.get("image") or []
-        images = [images] if isinstance(images, str) else images
-        texts = found["question"], found["answer"], found.get("kind", "question")
-        if not all(isinstance(text, str) for text in (*texts, *images)):
-            raise TypeError("question, answer, kind and image must be text")
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
-        what = f"{e} is missing" if isinstance(e, KeyError) else str(e)
-        raise UserError(
-            f"{path}, line {number}: not a question: {what}. A line is "
-            f'{{"image": path, "question": text, "answer": text}}.'
-        ) from e
-    return Question(tuple(path.parent / image for image in images), *texts)
 
 
 def evaluate(

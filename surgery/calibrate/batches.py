@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
+from surgery.base.errors import UserError
+from surgery.calibrate.examples import Example, conversations, documents
 from surgery.calibrate.pieces import Array
 from surgery.calibrate.sampler import Sampler, Tokens
 from surgery.calibrate.sweep import Batch
@@ -17,8 +20,8 @@ PICTURES, ANSWER = 8, 48
 """Prompts with a picture, and most tokens of an answer."""
 PROBE = 32
 """Tokens of a probe row: short rows give many independent samples."""
-MOST_ROWS = 64
-"""Probe rows at most; one stream of them is kept for each piece."""
+FEWEST_ROWS, MOST_ROWS = 4, 64
+"""Probe rows at least and at most; one stream of them is kept for each piece."""
 
 
 def batches_of(
@@ -52,13 +55,70 @@ def batches_of(
         count(ANSWER)
     sampler.release()
     written = list(sampler.text(rows, LENGTH, count))
-    batches: list[Batch] = [with_cache(sampler.embed(part), inputs) for part in (*written, *seen)]
+    return assembled(sampler, written, seen, inputs)
+
+
+def batches_from(
+    sampler: Sampler,
+    examples: Sequence[Example],
+    inputs: Sequence[ir.Value],
+    tell: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[list[Batch], Batch]:
+    """The same from the user's own text, pictures and answers.
+
+    Args:
+        sampler: tokenizes, encodes pictures and writes the answers that are left out.
+        examples: of the user.
+        inputs: of the decoder graph.
+        tell: called with the number of examples done and in all.
+
+    Raises:
+        UserError: a picture cannot be read, a prompt is too long, or there is too little text to
+            estimate losses from.
+    """
+    written = list(documents(sampler, examples, LENGTH))
+    seen: list[Tokens] = []
+    for part in conversations(sampler, examples, ANSWER):
+        seen.append(part)
+        tell(len(seen), len(examples))
+    sampler.release()
+    return assembled(sampler, written, seen, inputs)
+
+
+def assembled(
+    sampler: Sampler, texts: Sequence[Tokens], answers: Sequence[Tokens], inputs: Sequence[ir.Value]
+) -> tuple[list[Batch], Batch]:
+    """Rows as the decoder reads them, and probe rows cut from text, or from answers without any.
+
+    Raises:
+        UserError: neither has enough of it.
+    """
+    parts = [*texts, *answers]
     layers = sum((value.name or "").endswith(".key") for value in inputs)
-    probes = min(MOST_ROWS, max(4, tokens // max(layers, 1) // PROBE))
-    short = np.concatenate([part.ids for part in written]).reshape(-1, PROBE)
-    picked = short[np.linspace(0, len(short) - 1, probes).astype(int)]
-    places = np.broadcast_to(np.arange(PROBE), (3, len(picked), PROBE)).astype(np.int64)
-    return batches, with_cache(sampler.embed(Tokens(picked, sampler.nothing(), places)), inputs)
+    for source in (texts, answers):
+        short = [row for part in source for row in sections(part.ids, sampler.marks)]
+        if len(short) >= FEWEST_ROWS:
+            break
+    else:
+        raise UserError(
+            f"--calibrate: needs {FEWEST_ROWS} runs of {PROBE} tokens of text, or of questions and "
+            f"answers, without a picture; found {len(short)}. Add text or longer answers."
+        )
+    tokens = sum(part.ids.size for part in source)
+    wanted = min(MOST_ROWS, max(FEWEST_ROWS, tokens // max(layers, 1) // PROBE), len(short))
+    picked = np.stack(short)[np.linspace(0, len(short) - 1, wanted).astype(int)]
+    (probe,) = sampler.rows(picked, len(picked))
+    batches: list[Batch] = [with_cache(sampler.embed(part), inputs) for part in parts]
+    return batches, with_cache(sampler.embed(probe), inputs)
+
+
+def sections(ids: npt.NDArray[np.int64], marks: Sequence[int]) -> Iterator[npt.NDArray[np.int64]]:
+    """Runs of `PROBE` tokens at the end of each row [B, S] that hold no picture."""
+    for row in ids:
+        for start in range(len(row) % PROBE, len(row), PROBE):
+            section = row[start : start + PROBE]
+            if not np.isin(section, marks).any():
+                yield section
 
 
 def with_cache(feeds: dict[str, Array], inputs: Sequence[ir.Value]) -> dict[str, Array]:

@@ -11,6 +11,7 @@ import gc
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -60,13 +61,25 @@ class Sampler:
         self.config = json.loads((package / "genai_config.json").read_text(encoding="utf-8"))
         self.model = self.config["model"]
         self.runtime: Runtime | None = Runtime(package)
-        self.user = [int(token) for token in self.runtime.tokenizer.encode(USER)]
+        self.user = self.encode(USER)
         self.embedding = self.session("embedding")
         self.width = self.embedding.get_inputs()[1].shape[1]
 
+    def encode(self, text: str) -> list[int]:
+        """Tokens of a text, none of which stands for a picture."""
+        assert self.runtime is not None, "texts are read before release"
+        ids = [int(token) for token in self.runtime.tokenizer.encode(text)]
+        return [token for token in ids if token not in self.marks]
+
+    @cached_property
+    def vision(self) -> ort.InferenceSession:
+        """The vision graph."""
+        return self.session("vision")
+
     def release(self) -> None:
-        """Let go of the runtime, which holds all graphs; text needs it no longer."""
+        """Let go of the runtime, which holds all graphs, and of the vision graph."""
         self.runtime = None
+        vars(self).pop("vision", None)
         gc.collect()
 
     @property
@@ -127,24 +140,51 @@ class Sampler:
             count: how many.
             steps: most tokens of an answer.
         """
-        runtime = self.runtime
-        assert runtime is not None, "pictures come before release"
-        vision = self.session("vision")
-        folder = DEMO / "images"
-        files = sorted(folder.glob("*.png"))
+        files = sorted((DEMO / "images").glob("*.png"))
         files += sorted((DEMO / "questions" / "images").glob("*.png"))
         for i, file in enumerate(files[:count]):
-            picture = runtime.sizing.apply(open_picture(file))
-            prompt = runtime.prompt(runtime.ask(TEXTS[i % len(TEXTS)], 1), [picture])
-            options = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0,
-                       "random_seed": self.seed + i}  # fmt: skip
-            answer = list(runtime.generate(prompt, steps, options))
-            stop = next((i for i, token in enumerate(answer) if token in self.marks), len(answer))
-            yield self.answered(vision, prompt, answer[:stop])
+            yield self.conversation(TEXTS[i % len(TEXTS)], [file], None, steps, i)
 
-    def answered(
-        self, vision: ort.InferenceSession, prompt: Prompt, answer: Sequence[int]
+    def conversation(
+        self,
+        question: str,
+        pictures: Sequence[Path],
+        answer: str | None,
+        steps: int,
+        number: int,
     ) -> Tokens:
+        """A question in the chat template, with an answer.
+
+        Args:
+            question: what the user asks.
+            pictures: files, in front of the question.
+            answer: of the model; None lets it write one, at temperature 1.
+            steps: most tokens of an answer that it writes.
+            number: added to the seed.
+
+        Raises:
+            UserError: a picture cannot be read, or the prompt is longer than the context.
+        """
+        runtime = self.runtime
+        assert runtime is not None, "conversations come before release"
+        sized = [runtime.sizing.apply(open_picture(file)) for file in pictures]
+        prompt = runtime.prompt(runtime.ask(question, len(sized)), sized)
+        if answer is not None:
+            return self.answered(prompt, self.encode(answer))
+        options = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0,
+                   "random_seed": self.seed + number}  # fmt: skip
+        written = list(runtime.generate(prompt, steps, options))
+        stop = next((i for i, token in enumerate(written) if token in self.marks), len(written))
+        return self.answered(prompt, written[:stop])
+
+    def rows(self, ids: npt.NDArray[np.int64], together: int = ROWS) -> Iterator[Tokens]:
+        """Rows [B, S] of text, a few at a time."""
+        for start in range(0, len(ids), together):
+            part = ids[start : start + together]
+            places = np.broadcast_to(np.arange(part.shape[1]), (3, *part.shape)).astype(np.int64)
+            yield Tokens(part, self.nothing(), places)
+
+    def answered(self, prompt: Prompt, answer: Sequence[int]) -> Tokens:
         """A prompt with its answer as one row."""
         ids = np.concatenate([prompt.ids, np.array(answer, np.int64)]).astype(np.int64)
         image, merge = self.model["image_token_id"], self.model["vision"]["spatial_merge_size"]
@@ -153,7 +193,7 @@ class Sampler:
             pixels = np.array(prompt.tensors["pixel_values"].as_numpy())
             grid = np.array(prompt.tensors["image_grid_thw"].as_numpy()).reshape(-1, 3)
             pixels = pixels.reshape(-1, pixels.shape[-1]).astype(np.float32)
-            features = vision.run(
+            features = self.vision.run(
                 ["image_features"], {"pixel_values": pixels, "image_grid_thw": grid}
             )[0]
             grids = [(int(t), int(h), int(w)) for t, h, w in grid]

@@ -51,8 +51,9 @@ def configure(p: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Ask, then print the table."""
-    from surgery.answer.evaluation import evaluate, read_questions, summarize
+    from surgery.answer.evaluation import evaluate, summarize
     from surgery.answer.pytorch import PyTorch
+    from surgery.answer.questions import read_questions
     from surgery.answer.runtime import Runtime
 
     for name in ("limit", "max_tokens"):

@@ -70,6 +70,13 @@ def add_quantization(p: argparse.ArgumentParser, defaults: Options) -> None:
         "itself samples, at the same size. best: the same with more bits (default: %(default)s)",
     )
     group.add_argument(
+        "--calibrate",
+        metavar="FILE",
+        help="calibrate on your own examples instead of sampled tokens, with --preset balanced or "
+        'best: JSON lines {"text": text} or {"image": path, "question": text, "answer": text}; '
+        "image (or a list, relative to the file) and answer may be left out",
+    )
+    group.add_argument(
         "--bits",
         type=float,
         metavar="B",

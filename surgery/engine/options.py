@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import onnx_ir as ir
 
@@ -38,7 +40,7 @@ class Preset:
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
-        "fast": Preset(bits=4.5, calibrated=False),
+        "fast": Preset(bits=4.75, calibrated=False),
         "balanced": Preset(bits=4.5, calibrated=True),
         "best": Preset(bits=5.0, calibrated=True),
     }
@@ -58,6 +60,7 @@ class Options:
     preset: str = "fast"
     bits: float | None = None
     keep: str | None = None
+    calibrate: str | None = None
     block_size: int = 128
     symmetric: bool = False
     head_bits: int = 8
@@ -92,6 +95,18 @@ class Options:
         for option, word, known in choices:
             if word not in known:
                 raise UserError(f"{option} {word}: must be one of {', '.join(known)}.")
+        if self.calibrate is not None and not (
+            self.text_precision == "int4" and PRESETS[self.preset].calibrated
+        ):
+            raise UserError(
+                f"--calibrate {self.calibrate}: nothing is calibrated. Add --preset balanced or "
+                f"best, with -t int4."
+            )
+
+    def data(self) -> dict[str, Any]:
+        """As plain data for a file that may be given away: of a path only its last part."""
+        name = None if self.calibrate is None else Path(self.calibrate).name
+        return asdict(self) | {"calibrate": name}
 
 
 @dataclass(frozen=True)

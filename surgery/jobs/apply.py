@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -77,7 +77,7 @@ def apply(
     about = {
         "kind": "graphs",
         "versions": manifest.versions(LIBRARIES),
-        "options": {"recipe": recipe, **asdict(options)},
+        "options": {"recipe": recipe, **options.data()},
         "graphs": done,
     }
     with staged(output, force, about, inputs) as stage:

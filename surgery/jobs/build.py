@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -83,7 +83,7 @@ def build(
     about = {
         "kind": "package",
         "versions": manifest.versions(LIBRARIES),
-        "options": asdict(options),
+        "options": options.data(),
     }
     with staged(output, force, about, inputs) as stage:
         names = filenames(facts)

@@ -16,7 +16,15 @@ from surgery.base.console import console, progress
 from surgery.base.errors import OutputError
 from surgery.base.shards import sample_digest
 from surgery.calibrate import job
-from surgery.calibrate.batches import ANSWER, LENGTH, PICTURES, PROBE, batches_of
+from surgery.calibrate.batches import (
+    ANSWER,
+    LENGTH,
+    PICTURES,
+    PROBE,
+    batches_from,
+    batches_of,
+)
+from surgery.calibrate.examples import digest, read_examples
 from surgery.calibrate.plan import Plan
 from surgery.calibrate.sampler import Sampler
 from surgery.calibrate.state import blamed
@@ -41,7 +49,7 @@ Build = Callable[[Facts, Path], None]
 
 
 def calibrated(facts: Facts, build: Build, folder: Path = FOLDER, tokens: int = TOKENS) -> Plan:
-    """Sample tokens, sweep over the decoder, and spend the budget of bits.
+    """Sample or read tokens, sweep over the decoder, and spend the budget of bits.
 
     A run that is interrupted leaves what it has finished, and the next one goes on from there; a
     finished calibration is taken from `folder` without any forward pass.
@@ -57,8 +65,8 @@ def calibrated(facts: Facts, build: Build, folder: Path = FOLDER, tokens: int = 
         The plan for the decoder's linear weights.
 
     Raises:
-        UserError: a budget that is too small or a pattern that is no regular expression; both are
-            found before any work.
+        UserError: a budget that is too small, a pattern that is no regular expression, or
+            examples that cannot be read; all are found before any work.
         OutputError: the folder cannot be written, or another run is at the same calibration.
     """
     work = prepared(facts, folder, tokens)
@@ -108,7 +116,8 @@ def identity(facts: Facts, tokens: int) -> str:
     tokenizer = hashlib.sha256((facts.checkpoint / "tokenizer.json").read_bytes()).hexdigest()
     sampled = [tokens, LENGTH, PICTURES, ANSWER, PROBE, SEED, tokenizer, facts.tokens.template]
     formats = [facts.options.symmetric, facts.options.block_size, str(facts.text_dtype)]
-    return job.digest([shards, graphs, facts.config, sampled, formats])
+    own = facts.options.calibrate and digest(Path(facts.options.calibrate))
+    return job.digest([shards, graphs, facts.config, sampled, formats, own])
 
 
 def run(work: job.Work, facts: Facts, build: Build, tokens: int) -> list[Measured]:
@@ -125,7 +134,7 @@ def run(work: job.Work, facts: Facts, build: Build, tokens: int) -> list[Measure
         try:
             kept = work.kept.batches()
             if kept is None:
-                kept = sampled(work, facts, build, tokens, bar, task)
+                kept = tokens_for(work, facts, build, tokens, bar, task)
                 work.kept.save_batches(*kept)
                 bar.reset(task)
             measured = job.sweep(work, *kept, tell)
@@ -140,19 +149,23 @@ def run(work: job.Work, facts: Facts, build: Build, tokens: int) -> list[Measure
     return measured
 
 
-def sampled(
+def tokens_for(
     work: job.Work, facts: Facts, build: Build, tokens: int, bar: Progress, task: TaskID
 ) -> tuple[list[Batch], Batch]:
-    """Tokens that the model itself writes, sampled from a package that is rounded."""
+    """Tokens that a package that is rounded writes itself, or those of the user's examples."""
     chosen = Options(max_length=CONTEXT, symmetric=facts.options.symmetric)
+    own, inputs = facts.options.calibrate, list(work.model.graph.inputs)
+
+    def tell(done: int, total: int) -> None:
+        bar.update(task, completed=done, total=total)
+
     with temporary(work.folder / "rounded") as rounded:
         build(dataclasses.replace(facts, options=chosen, plan=None), rounded)
-        return batches_of(
-            Sampler(rounded, SEED),
-            tokens,
-            list(work.model.graph.inputs),
-            lambda done, total: bar.update(task, completed=done, total=total),
-        )
+        sampler = Sampler(rounded, SEED)
+        if own is None:
+            return batches_of(sampler, tokens, inputs, tell)
+        bar.update(task, description="reading examples")
+        return batches_from(sampler, read_examples(Path(own)), inputs, tell)
 
 
 @contextlib.contextmanager

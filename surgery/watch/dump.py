@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ class Dump:
         self.name, self.facts, self.names = name, facts, view.Names()
         (self.folder / name).mkdir()
         self.store = Store(self.folder / name, self.weights)
-        self.about = {"source": facts.manifest.get("source"), "options": asdict(facts.options)}
+        self.about = {"source": facts.manifest.get("source"), "options": facts.options.data()}
         self.stages[name] = []
         self.write("00_raw", model, None)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -213,13 +213,16 @@ class Judge:
         self.model, self.ids = model, ids
         self.states = [final_states(model, part, model.linear) for part in ids.split(4)]
 
-    def __call__(self, weights: Weights) -> Judged:
+    def __call__(self, weights: Weights, embedding: torch.Tensor | None = None) -> Judged:
+        """Judge linear layers, and an embedding with the head tied to it, the model's if None."""
         kls, surprise, same = [], 0.0, 0
+        table = self.model.embedding if embedding is None else embedding
+        model = replace(self.model, embedding=table)
         for part, states in zip(self.ids.split(4), self.states, strict=True):
-            found = final_states(self.model, part, weights)
+            found = final_states(model, part, weights)
             for row in range(len(part)):
                 log_p = functional.linear(states[row], self.model.embedding).log_softmax(-1)
-                log_q = functional.linear(found[row], self.model.embedding).log_softmax(-1)
+                log_q = functional.linear(found[row], table).log_softmax(-1)
                 kls.append((log_p.exp() * (log_p - log_q)).sum(-1).double())
                 surprise -= log_q[:-1].gather(1, part[row, 1:, None]).double().sum().item()
                 same += int((log_p.argmax(-1) == log_q.argmax(-1)).sum())

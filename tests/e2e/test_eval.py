@@ -10,14 +10,8 @@ import pytest
 from PIL import Image
 
 from surgery.__main__ import main
-from surgery.answer.evaluation import (
-    Question,
-    Verdict,
-    divergence,
-    read_questions,
-    right,
-    summarize,
-)
+from surgery.answer.evaluation import Verdict, divergence, right, summarize
+from surgery.answer.questions import Question, read_questions
 
 
 @pytest.fixture
