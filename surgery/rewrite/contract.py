@@ -11,7 +11,7 @@ import abc
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import onnx_ir as ir
 
@@ -112,6 +112,10 @@ class Pass(ir.passes.InPlacePass, abc.ABC):
     def left(self, model: ir.Model) -> list[Site]:
         """Sites that `apply`, which just ran, has left."""
         return self.sites(model)
+
+    def details(self) -> dict[str, Any]:
+        """What the last call decided beside the graph, as plain data for dumps and reports."""
+        return {}
 
     @classmethod
     def describe(cls) -> dict[str, str]:

@@ -13,6 +13,7 @@ import onnx_ir as ir
 from surgery.rewrite import view
 from surgery.show.changes import Change, Group, folded
 from surgery.show.figures import check, chips, milliseconds, misses, ops, size
+from surgery.show.plan import plan
 from surgery.show.region import LARGEST, draw
 
 DRAWINGS = 3
@@ -69,6 +70,7 @@ def step(
             for name, n in data["weights"].items()
         ],
         "misses": misses(data["misses"]),
+        "plan": plan(data.get("details", {}).get("plan")),
         "drawings": [],
         "diff": [],
         "files": "",

@@ -49,7 +49,9 @@ class DumpedStep:
     def data(self) -> dict[str, Any]:
         """Return the step as plain data."""
         own = {"stem": self.stem, "weights": self.weights, "misses": self.misses}
-        return own | (data(self.record) if self.record is not None else {})
+        if self.record is None:
+            return own
+        return own | data(self.record) | {"details": self.record.work.details()}
 
 
 class Dump:

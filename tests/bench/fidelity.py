@@ -55,12 +55,14 @@ if missing():
 import torch
 from fidelity_peers import PEERS
 from smollm2 import (
+    GGUF_NAMES,
     GROUPS,
     LAYERS,
     Judge,
     Model,
     Weights,
     final_states,
+    gguf_path,
     load,
     run_layer,
     sample,
@@ -325,7 +327,13 @@ def formats_by_role(model: Model, bits: float) -> dict[Key, BlockFormat]:
 Row = tuple[str, Callable[[], Result]]
 
 
-def rows(model: Model, calibration: torch.Tensor, probes: torch.Tensor, peers: bool) -> list[Row]:
+def rows(
+    model: Model,
+    calibration: torch.Tensor,
+    probes: torch.Tensor,
+    peers: bool,
+    llama: Path | None = None,
+) -> list[Row]:
     """The methods by name, the earlier default first. What several need is computed once."""
     base, fine = ASYMMETRIC[128], ASYMMETRIC[32]
     symmetric = BlockFormat(4, 32)
@@ -363,6 +371,17 @@ def rows(model: Model, calibration: torch.Tensor, probes: torch.Tensor, peers: b
             result.put_unpacked(key, *PEERS[name](weight))
         return result
 
+    def whole(kind: str, python: Path) -> Result:
+        from llama_quantizer import quantized
+
+        names = {key: f"blk.{key[0]}.{GGUF_NAMES[key[1]]}.weight" for key in model.linear}
+        given = {names[key]: weight for key, weight in model.linear.items()}
+        found = quantized(gguf_path(), given, kind, python)
+        result = Result()
+        for key, name in names.items():
+            result.put_unpacked(key, *found[name])
+        return result
+
     def searched(form: BlockFormat) -> Result:
         return one_shot(model, seen(), lambda key: form, searching)
 
@@ -394,6 +413,8 @@ def rows(model: Model, calibration: torch.Tensor, probes: torch.Tensor, peers: b
     ]
     if peers:
         found += [(name, partial(peer, name)) for name in PEERS]
+    if llama is not None:
+        found.append(("llama.cpp Q4_K_M, its own quantizer", partial(whole, "Q4_K_M", llama)))
     found += [
         (f"fast: rounding, 8 bits by role, {bits}", partial(by_role, bits))
         for bits in (4.5, 4.75, 5.0)
@@ -418,6 +439,7 @@ def main() -> None:
     parser.add_argument("--text", type=Path, action="append", default=[], help="a text file")
     parser.add_argument("--sequences", type=int, default=32, help="of 512 tokens, to judge by")
     parser.add_argument("--peers", action="store_true", help="what other tools make of it, too")
+    parser.add_argument("--llama-python", type=Path, help="a python with llama_cpp: Q4_K_M, too")
     parser.add_argument("--only", action="append", help="methods whose name contains this")
     parser.add_argument("--cache", type=Path, help="folder that keeps sampled tokens")
     parser.add_argument("--threads", type=int, default=1)
@@ -436,7 +458,9 @@ def main() -> None:
         f"{'agree':>7}{'s':>6}"
     )
     first = None
-    for name, make in rows(model, calibration, probes[:16].reshape(-1, 32), args.peers):
+    for name, make in rows(
+        model, calibration, probes[:16].reshape(-1, 32), args.peers, args.llama_python
+    ):
         if args.only and first is not None and not any(text in name for text in args.only):
             continue
         start = time.perf_counter()

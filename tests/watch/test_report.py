@@ -15,6 +15,7 @@ from surgery.__main__ import main
 from surgery.graph import Graph, load
 from surgery.passes import TIDY, Silu
 from surgery.show.changes import changes, folded, spans
+from surgery.show.plan import plan
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -31,6 +32,28 @@ def test_the_page_needs_nothing_else(page: Path) -> None:
     assert not re.search(r'(?:src|href)="(?!data:)', text)
     assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", text)
     assert len(text) < 5_000_000
+
+
+def test_the_page_shows_the_format_of_every_weight(page: Path) -> None:
+    """A cell for each of the 28 matrices of the decoder's layers, with its bits and its share."""
+    text = page.read_text(encoding="utf-8")
+    told = re.findall(r'<i class="(b4|b8)" title="(\S+): (\d) bits, blocks of \d+, [^"]+">', text)
+    assert len(told) == len({name for _, name, _ in told}) == 28
+    assert all(kind == f"b{bits}" for kind, _, bits in told)
+    assert {bits for *_, bits in told} == {"4", "8"}
+    shares = [float(x) for x in re.findall(r'title="[^"]* ([\d.]+)% of the loss"', text)]
+    assert sum(shares) == pytest.approx(100, abs=2)
+
+
+def test_a_plan_without_layers_or_losses_is_drawn_or_left_out() -> None:
+    """A weight in float, and one that no loss was estimated for."""
+    row = {"name": "model.layers.0.mlp.up_proj.weight", "shape": [8, 4], "bits": None,
+           "block": None, "nbytes": 0, "loss": 0.0, "error": None, "share": 0.0}  # fmt: skip
+    data = {"bits": 4.5, "measured": True, "loss": 0.0, "weights": [row]}
+    found = plan(data)
+    assert found is not None and found["rows"][0]["cells"][0]["kind"] == "float"
+    assert plan(None) is None
+    assert plan({**data, "weights": [{**row, "name": "head.weight"}]}) is None
 
 
 def test_drawing_again_takes_the_dump_that_is_there(page: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import onnx_ir as ir
 
@@ -28,6 +28,9 @@ class WeightPlan(Protocol):
 
     def source(self, name: str, n: int, k: int) -> Source | None:
         """Blocks of a weight [N, K] that were computed before; None to round it."""
+
+    def data(self) -> dict[str, Any]:
+        """The plan as plain data."""
 
 
 Planner = Callable[[ir.Model], WeightPlan]
@@ -74,6 +77,10 @@ class BlockPass(NodePass[T]):
         self.plan: WeightPlan | None = None
         self.followed: WeightPlan | None = None
         """The plan of the last rewrite."""
+
+    def details(self) -> dict[str, Any]:
+        """The plan that was followed."""
+        return {} if self.followed is None else {"plan": self.followed.data()}
 
     def apply(self, model: ir.Model) -> int:
         """Rewrite, and remember the plan that was followed."""
