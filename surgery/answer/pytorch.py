@@ -27,6 +27,7 @@ from PIL import Image
 from surgery.base.errors import CheckpointError, OutputError, PackageError, UserError
 from surgery.base.pictures import png
 from surgery.base.processes import ending
+from surgery.base.staging import blamed
 
 KINDS = {kind.__name__: kind for kind in (UserError, OutputError, PackageError, CheckpointError)}
 """Errors that the other process may name."""
@@ -170,7 +171,7 @@ class PyTorch:
         """
         path = self.folder / "weight.npy"
         for name, weight in weights:
-            with written(path):
+            with blamed(path):
                 np.save(path, weight)
             self.ask("replace", name=name, weight=str(path))
             path.unlink()
@@ -181,7 +182,7 @@ class PyTorch:
         paths = [self.folder / f"{i}.png" for i in range(len(pictures))]
         try:
             for path, picture in zip(paths, pictures, strict=True):
-                with written(path):
+                with blamed(path):
                     path.write_bytes(png(picture))
             yield [str(path) for path in paths]
         finally:
@@ -244,12 +245,3 @@ class StandardError:
         self.thread.join()
         lines = b"".join(self.pieces).decode(errors="replace").split("\n")
         return " | ".join([line.strip() for line in lines if line.strip()][-TAIL:]) or "no message"
-
-
-@contextlib.contextmanager
-def written(path: Path) -> Iterator[None]:
-    """Raise `OutputError` where a file cannot be written."""
-    try:
-        yield
-    except OSError as e:
-        raise OutputError(f"{path}: cannot be written: {e.strerror or e}.") from e

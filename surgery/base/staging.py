@@ -121,7 +121,7 @@ def blamed(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as e:
-        raise OutputError(f"{target}: cannot be written: {e.strerror}.") from e
+        raise OutputError(f"{target}: cannot be written: {e.strerror or e}.") from e
 
 
 def lies_in(name: object, folder: Path) -> bool:

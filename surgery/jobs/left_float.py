@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,8 @@ QUANTIZING = (RightWeight, PlainLinear, MatMulNBits, GatherNBits)
 """Passes that take a float weight, or prepare it for one that does."""
 BLOCKS = ("MatMulNBits", "GatherBlockQuantized", "QMoE")
 """Ops whose float initializers are scales and zero points."""
+PRODUCTS = ("MatMul", "Gemm", "MoE")
+"""Ops that multiply by matrices."""
 SHOWN = 2
 """Names of a group that a line shows."""
 
@@ -60,18 +62,13 @@ def left_float(model: ir.Model, works: Iterable[Pass]) -> list[Group]:
     reasons: dict[ir.Node, Miss] = {}
     for work in works:
         if isinstance(work, QUANTIZING):
-            for node, found in work.scan(model):
-                if isinstance(found, Miss) and found.depth >= depth(reasons.get(node)):
-                    reasons[node] = found
+            for anchor, found in work.scan(model):
+                if isinstance(found, Miss) and found.depth >= depth(reasons.get(anchor)):
+                    reasons[anchor] = found
     groups: dict[str, Group] = {}
-    for graph in model.graphs():
-        for value in graph.initializers.values():
-            tensor = value.const_value
-            if tensor is None or not tensor.dtype.is_floating_point() or tensor.nbytes < WEIGHT:
-                continue
-            why = reason(value, reasons)
-            if why:
-                groups.setdefault(why, Group(why)).sizes[value.name or ""] = tensor.nbytes
+    for name, size, node in float_weights(model):
+        why = "vectors: norms, biases" if node is None else reason(node, reasons)
+        groups.setdefault(why, Group(why)).sizes[name] = size
     return sorted(groups.values(), key=lambda group: -group.nbytes)
 
 
@@ -80,22 +77,36 @@ def depth(miss: Miss | None) -> int:
     return miss.depth if miss is not None else 0
 
 
-def reason(value: ir.Value, reasons: Mapping[ir.Node, Miss]) -> str:
-    """Why a weight stays in float; "" for a part of a quantized one."""
-    shape = value.shape or ()
-    if sum(size != 1 for size in shape) <= 1:
-        return "" if read_only_by(value, BLOCKS) else "vectors: norms, biases"
-    nodes = list(value.consumers())
-    while nodes and nodes[0].op_type in MOVES:
-        nodes = list(nodes[0].outputs[0].consumers())
-    if not nodes or nodes[0].op_type in BLOCKS:
-        return ""
-    node = nodes[0]
+def reason(node: ir.Node, reasons: Mapping[ir.Node, Miss]) -> str:
+    """Why the weight of a node stays in float."""
     if node not in reasons:
         return f"{node.op_type} has no quantized form here"
     return f"{node.op_type} needs {reasons[node].condition}"
 
 
-def read_only_by(value: ir.Value, ops: tuple[str, ...]) -> bool:
-    """Whether no other ops than these read a value."""
-    return all(node.op_type in ops for node in value.consumers())
+def float_weights(model: ir.Model) -> Iterator[tuple[str, int, ir.Node | None]]:
+    """Weights of a finished graph that are float numbers and no part of a quantized weight.
+
+    Yields:
+        The name, the bytes, and the node that computes with the weight; None for a vector.
+    """
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if tensor is None or not tensor.dtype.is_floating_point() or tensor.nbytes < WEIGHT:
+                continue
+            node = next((one for one in readers(value) if one.op_type not in BLOCKS), None)
+            if node is not None:
+                vector = sum(size != 1 for size in tensor.shape) <= 1
+                yield value.name or "", tensor.nbytes, None if vector else node
+
+
+def readers(value: ir.Value) -> Iterator[ir.Node]:
+    """The nodes that compute with a weight, those that only move it left out."""
+    nodes = [*value.consumers()]
+    while nodes:
+        node = nodes.pop(0)
+        if node.op_type in MOVES:
+            nodes = [*node.outputs[0].consumers(), *nodes]
+        else:
+            yield node

@@ -11,6 +11,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from surgery.calibrate.plan import Plan, Row
+from surgery.jobs.left_float import PRODUCTS, float_weights
 from surgery.passes import MatMulNBits
 from surgery.passes.quantized.blocks import PARTS
 from surgery.rewrite.contract import Pass
@@ -64,21 +65,6 @@ def listed(model: ir.Model, works: Iterable[Pass]) -> dict[str, Any]:
     return plan.data() | {"rounded": rest([model], plan)}
 
 
-def floats(models: Iterable[ir.Model], plan: Plan) -> tuple[int, int]:
-    """Matrices of a decoder that stay in float though no plan keeps them so, and their bytes."""
-    known = {row.name for row in plan.rows if row.bits is None}
-    found = {
-        value.name: value.const_value.nbytes
-        for model in models
-        for node in model.graph
-        if node.op_type in ("MatMul", "MoE", "Gemm")
-        for value in node.inputs[1:]
-        if value is not None and value.const_value is not None and value.name not in known
-        if len(value.shape or ()) > 1
-    }
-    return len(found), sum(found.values())
-
-
 def summary(plan: Plan, models: Sequence[ir.Model]) -> list[RenderableType]:
     """The table of a calibrated plan, and sentences about weights that it does not cover."""
     told: list[RenderableType] = [table(plan)]
@@ -90,9 +76,17 @@ def summary(plan: Plan, models: Sequence[ir.Model]) -> list[RenderableType]:
             f" and {len(of_these) - 1} more" if of_these[1:] else ""
         )
         told.append(f"rounded to {bits} bits without calibration ({size / 1e6:,.1f} MB): {first}")
-    count, size = floats(models, plan)
-    if count:
-        told.append(f"not quantized: {count} matrices ({size / 1e6:,.1f} MB), routers among them")
+    kept = {row.name for row in plan.rows if row.bits is None}
+    sizes = [
+        size
+        for model in models
+        for name, size, node in float_weights(model)
+        if node is not None and node.op_type in PRODUCTS and name not in kept
+    ]
+    if sizes:
+        told.append(
+            f"not quantized: {len(sizes)} matrices ({sum(sizes) / 1e6:,.1f} MB), routers among them"
+        )
     return told
 
 

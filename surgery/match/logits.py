@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from surgery.rewrite.matcher import constant
+from surgery.rewrite.matcher import Matcher, constant
 
 MOVES = ("Transpose", "Cast", "Identity")
 """Ops that may stand between a weight and its product."""
@@ -51,3 +51,17 @@ def path_to_logits(node: ir.Node) -> list[ir.Value]:
             break
         values.append(user.outputs[0])
     return values
+
+
+def before_head(node: ir.Node, m: Matcher) -> ir.Value:
+    """The hidden states [B, S, H] that a product with the head, which makes logits, reads.
+
+    Raises:
+        Miss: the product is another one.
+    """
+    out = path_to_logits(node)[-1]
+    m.check(out.is_graph_output() and out.name == "logits", "the output logits", out.name)
+    hidden = node.inputs[0]
+    assert hidden is not None
+    m.rank(hidden, 3)
+    return hidden

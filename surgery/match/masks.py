@@ -38,17 +38,12 @@ def read_mask(mask: ir.Value, past: ir.Value, query: ir.Value) -> Mask | str:
         The padding input, if there is one, and the window, or the reason why this is no causal
         mask.
     """
-    producer = mask.producer()
-    if producer is None or not isinstance(producer.graph, ir.Graph):
-        return "a graph input or a constant"
-    graph = producer.graph
-    try:
-        region = Region(graph, graph.inputs, mask)
-    except Leaks as e:
-        return f"a mask that reads more than the graph's inputs: {e}"
+    region = runnable(mask)
+    if isinstance(region, str):
+        return region
     candidates = [
         v
-        for v in graph.inputs
+        for v in region.inputs
         if v.name in region.numbers and v.dtype == ir.DataType.INT64 and rank(v) == 2
     ]
     if len(candidates) > 1:
@@ -60,7 +55,7 @@ def read_mask(mask: ir.Value, past: ir.Value, query: ir.Value) -> Mask | str:
         if p == far and s > 1 and window is None:
             continue
         sizes = named_sizes(past, query, padding, b, s, p)
-        feeds = {v.name or "": example(v, v is padding, sizes, s) for v in graph.inputs}
+        feeds = {v.name or "": example(v, v is padding, sizes, s) for v in region.inputs}
         valid = np.ones((b, p + s), bool)
         if padding is not None:
             valid = feeds[padding.name or ""].astype(bool)
@@ -81,6 +76,17 @@ def read_mask(mask: ir.Value, past: ir.Value, query: ir.Value) -> Mask | str:
         if not np.array_equal(np.broadcast_to(got, want.shape), want):
             return f"another mask at batch {b}, sequence {s}, past {p}"
     return Mask(padding, window)
+
+
+def runnable(mask: ir.Value) -> Region | str:
+    """The nodes between the graph's inputs and a mask, or the reason why it cannot be run."""
+    producer = mask.producer()
+    if producer is None or not isinstance(producer.graph, ir.Graph):
+        return "a graph input or a constant"
+    try:
+        return Region(producer.graph, producer.graph.inputs, mask)
+    except Leaks as e:
+        return f"a mask that reads more than the graph's inputs: {e}"
 
 
 def rank(value: ir.Value) -> int | None:
@@ -144,15 +150,10 @@ def read_padding(mask: ir.Value) -> ir.Value | str:
     Returns:
         The graph's padding input `[B, S]`, or the reason why the mask is another one.
     """
-    producer = mask.producer()
-    if producer is None or not isinstance(producer.graph, ir.Graph):
-        return "a graph input or a constant"
-    graph = producer.graph
-    try:
-        region = Region(graph, graph.inputs, mask)
-    except Leaks as e:
-        return f"a mask that reads more than the graph's inputs: {e}"
-    read = [v for v in graph.inputs if v.name in region.numbers]
+    region = runnable(mask)
+    if isinstance(region, str):
+        return region
+    read = [v for v in region.inputs if v.name in region.numbers]
     whole = [v for v in read if v.dtype in (ir.DataType.INT64, ir.DataType.INT32) and rank(v) == 2]
     if len(read) != 1 or len(whole) != 1:
         return f"a mask that reads the numbers of {len(read)} inputs"
@@ -160,7 +161,7 @@ def read_padding(mask: ir.Value) -> ir.Value | str:
     assert padding.shape is not None and padding.dtype is not None
     for rows, length in PADDED:
         sizes = dict(zip(map(str, padding.shape), (rows, length), strict=True))
-        feeds = {v.name or "": example(v, False, sizes, length) for v in graph.inputs}
+        feeds = {v.name or "": example(v, False, sizes, length) for v in region.inputs}
         valid = np.random.default_rng(length).random((rows, length)) < 0.5
         valid[:, rows % length] = True
         feeds[padding.name or ""] = valid.astype(padding.dtype.numpy())

@@ -91,12 +91,17 @@ class Builder:
 
     def unique(self, name: str) -> str:
         """The name, followed by a number if it is taken."""
-        candidate, n = name, 1
-        while candidate in self.taken:
-            n += 1
-            candidate = f"{name}.{n}"
-        self.taken.add(candidate)
-        return candidate
+        return unique(name, self.taken)
+
+
+def unique(name: str, taken: set[str]) -> str:
+    """The name, followed by a number if it is taken; it is taken from now on."""
+    candidate, n = name, 1
+    while candidate in taken:
+        n += 1
+        candidate = f"{name}.{n}"
+    taken.add(candidate)
+    return candidate
 
 
 def initializer(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
-from surgery.rewrite.builder import initializer, names
+from surgery.rewrite.builder import initializer, names, unique
 from surgery.rewrite.subgraphs import branches, captured
 from surgery.rewrite.weights import Cast, RowTensor, narrow, numbers, set_source, source_of
 
@@ -93,12 +93,12 @@ class Float16Converter:
         tensor = value.const_value
         assert tensor is not None and value.name is not None
         array = numbers(tensor).astype(np.float16)
-        name = self.unique(f"{value.name}.half")
+        name = unique(f"{value.name}.half", self.taken)
         return initializer(self.graph, name, ir.tensor(array, name=name))
 
     def cast(self, value: ir.Value, dtype: ir.DataType, before: ir.Node) -> ir.Value:
         """Insert a cast before a node."""
-        name = self.unique(f"{value.name}.{dtype.short_name()}")
+        name = unique(f"{value.name}.{dtype.short_name()}", self.taken)
         node = ir.node("Cast", [value], {"to": dtype}, name=name)
         node.metadata_props.update(before.metadata_props)
         node.metadata_props["surgery.pass"] = self.maker
@@ -123,7 +123,7 @@ class Float16Converter:
                 use.node.replace_input_with(use.idx, wide)
             if output:
                 index = self.graph.outputs.index(value)
-                wide.name, value.name = value.name, self.unique(f"{value.name}.half")
+                wide.name, value.name = value.name, unique(f"{value.name}.half", self.taken)
                 self.graph.outputs[index] = wide
 
     def widened(self, value: ir.Value, producer: ir.Node, after: ir.Node | None) -> ir.Value:
@@ -156,15 +156,6 @@ class Float16Converter:
         if node.graph is not self.graph:
             return node.graph in self.inner
         return any(v.dtype == F16 for v in node.outputs)
-
-    def unique(self, name: str) -> str:
-        """A name not in use."""
-        candidate, n = name, 1
-        while candidate in self.taken:
-            n += 1
-            candidate = f"{name}.{n}"
-        self.taken.add(candidate)
-        return candidate
 
 
 def is_cache(value: ir.Value) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnx
+import weighted_graph
 
 TEXT = """<ir_version: 10, opset_import: ["": 23]>
 layer (float[batch,sequence,64] x, float[64] w_norm, float[64,96] w_gate, float[64,96] w_up,
@@ -37,19 +37,7 @@ def write(path: Path, external: bool = False, text: tuple[str, str] = ("", "")) 
         external: weights beside it.
         text: a part of `TEXT`, and what takes its place.
     """
-    model = onnx.parser.parse_model(TEXT.replace(*text) if text[0] else TEXT)
-    rng = np.random.default_rng(3)
-    for value in [v for v in model.graph.input if v.name.startswith("w_")]:
-        shape = [d.dim_value for d in value.type.tensor_type.shape.dim]
-        array = (0.2 * rng.standard_normal(shape) + 0.1).astype(np.float32)
-        model.graph.initializer.append(onnx.numpy_helper.from_array(array, value.name))
-        model.graph.input.remove(value)
-    if external:
-        onnx.save(model, path, save_as_external_data=True, location=f"{path.name}.weights",
-                  size_threshold=0)  # fmt: skip
-    else:
-        onnx.save(model, path)
-    return path
+    return weighted_graph.write(TEXT.replace(*text) if text[0] else TEXT, path, external)
 
 
 def feeds(batch: int = 2, sequence: int = 5) -> dict[str, np.ndarray]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import onnxruntime_genai as og
 import pytest
 from tokenizers import Tokenizer, models
+from weighted_graph import write
 
 from surgery.__main__ import main
 from surgery.base.errors import PackageError
@@ -19,12 +19,12 @@ from surgery.match.caches import caches, numbered
 from surgery.package.decoder_graph import DecoderGraph, Unfit
 
 GRAPH = """<ir_version: 8, opset_import: ["": 17]>
-g (int64[batch,sequence] input_ids, int64[batch,total] attention_mask, float[16,4] table,
-   float[4,16] head, float[batch,1,past,4] old_k_0_x, float[batch,1,past,4] old_v_0_x)
+g (int64[batch,sequence] input_ids, int64[batch,total] attention_mask, float[16,4] w_table,
+   float[4,16] w_head, float[batch,1,past,4] old_k_0_x, float[batch,1,past,4] old_v_0_x)
 => (float[batch,sequence,16] logits, float[batch,1,total,4] new_k_0_x,
     float[batch,1,total,4] new_v_0_x)
 <int64[1] first = {1}, int64[1] two = {2}> {
-  h = Gather(table, input_ids)
+  h = Gather(w_table, input_ids)
   rows = Unsqueeze(h, first)
   new_k_0_x = Concat<axis = 2>(old_k_0_x, rows)
   new_v_0_x = Concat<axis = -2>(old_v_0_x, rows)
@@ -32,7 +32,7 @@ g (int64[batch,sequence] input_ids, int64[batch,total] attention_mask, float[16,
   sum_v = ReduceSum<keepdims = 0>(new_v_0_x, two)
   product = Mul(sum_k, sum_v)
   mixed = Add(h, product)
-  logits = MatMul(mixed, head)
+  logits = MatMul(mixed, w_head)
 }"""
 """A decoder whose cache is joined by Concat and read by no attention."""
 WORDS = ["<pad>", "<end>", *"abcdefghijklmn"]
@@ -46,7 +46,7 @@ def folder(tmp_path):
     """A graph with weights, its configuration and its tokenizer."""
     home = tmp_path / "model"
     home.mkdir()
-    write(GRAPH, home)
+    write(GRAPH, home / "model.onnx")
     (home / "config.json").write_text(json.dumps(CONFIG))
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, "a"))
     tokenizer.add_special_tokens(WORDS[:2])
@@ -54,18 +54,6 @@ def folder(tmp_path):
     about = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<pad>"}
     (home / "tokenizer_config.json").write_text(json.dumps(about))
     return home
-
-
-def write(text, home):
-    """A graph with its weights inside."""
-    model = onnx.parser.parse_model(text)
-    rng = np.random.default_rng(5)
-    for value in [v for v in model.graph.input if v.name in ("table", "head")]:
-        shape = [d.dim_value for d in value.type.tensor_type.shape.dim]
-        array = rng.standard_normal(shape).astype(np.float32)
-        model.graph.initializer.append(onnx.numpy_helper.from_array(array, value.name))
-        model.graph.input.remove(value)
-    onnx.save(model, home / "model.onnx")
 
 
 def applied(folder, *words, recipe="decoder"):
@@ -249,7 +237,7 @@ UNFIT = {
 def test_unfit(tmp_path, change, reason):
     """What the runtime could not drive, with the reason."""
     assert change[0] in GRAPH
-    write(GRAPH.replace(*change), tmp_path)
+    write(GRAPH.replace(*change), tmp_path / "model.onnx")
     with pytest.raises(Unfit, match=reason):
         DecoderGraph.read(ir.load(tmp_path / "model.onnx"))
 
@@ -272,7 +260,7 @@ def test_numbered():
 
 def test_keys_and_values(tmp_path):
     """Where no op tells them apart, by the numbers in their names, or else by halves."""
-    write(GRAPH, tmp_path)
+    write(GRAPH, tmp_path / "model.onnx")
     keys, values = caches(ir.load(tmp_path / "model.onnx"))
     assert [c.past.name for c in keys] == ["old_k_0_x"]
     assert [c.past.name for c in values] == ["old_v_0_x"]

@@ -10,9 +10,9 @@ class SkipRmsNorm(SkipNorm):
 
     before  h = a + b ; RMSNormalization(h, weight) ; h read again later
     after   SkipSimplifiedLayerNormalization(a, b, weight) -> norm, -, -, h
-    keeps   the sum as a value of its own, rounded the same ; the shape of the weight is not
-            checked: onnxruntime takes [H] only and raises an error for others
-    not     sums that broadcast other than over the batch; a weight that a node computes
+    keeps   the sum as a value of its own, rounded the same
+    not     sums that broadcast other than over the batch; a weight that a node computes, or of
+            another shape than [H], which onnxruntime refuses
     why     the sum is normalized while it is in cache
     """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from surgery.match.logits import path_to_logits
+from surgery.match.logits import before_head
 from surgery.rewrite.builder import Builder
 from surgery.rewrite.contract import NodePass
 from surgery.rewrite.matcher import Matcher
@@ -28,11 +28,7 @@ class HiddenStates(NodePass[ir.Value]):
 
     def match(self, node: ir.Node, m: Matcher) -> ir.Value:
         """The hidden states before the head."""
-        out = path_to_logits(node)[-1]
-        m.check(out.is_graph_output() and out.name == "logits", "the output logits", out.name)
-        hidden = node.inputs[0]
-        assert hidden is not None
-        m.rank(hidden, 3)
+        hidden = before_head(node, m)
         m.check(not hidden.is_graph_output(), "a value inside the graph", hidden.name)
         m.check(hidden.producer() is not None, "a value that a node makes", hidden.name)
         return hidden

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from surgery.match.logits import path_to_logits
+from surgery.match.logits import before_head, path_to_logits
 from surgery.rewrite.builder import Builder
 from surgery.rewrite.contract import NodePass
 from surgery.rewrite.matcher import Matcher
@@ -26,11 +26,7 @@ class LastLogits(NodePass[ir.Value]):
 
     def match(self, node: ir.Node, m: Matcher) -> ir.Value:
         """The hidden state before the head."""
-        out = path_to_logits(node)[-1]
-        m.check(out.is_graph_output() and out.name == "logits", "the output logits", out.name)
-        hidden = node.inputs[0]
-        assert hidden is not None
-        m.rank(hidden, 3)
+        hidden = before_head(node, m)
         assert hidden.shape is not None
         m.check(hidden.shape[1] != 1, "more positions than one", hidden.shape)
         return hidden
