@@ -91,12 +91,12 @@ def run(
         ExpectationError: a pass found another number of sites than the recipe expects.
         PassError: a pass could not do what it promised, or needs one that the selection leaves out.
     """
-    index = 0
+    index, before = 0, view.histogram(model)
     for step, gap in selection.steps(recipe):
         if not step.when(settings):
             continue
         work = step.make(settings)
-        before, start = view.histogram(model), time.perf_counter()
+        start = time.perf_counter()
         try:
             work(model)
         except Exception as e:
@@ -127,6 +127,7 @@ def run(
             step,
             work,
         )
+        before = after
 
 
 def watched(

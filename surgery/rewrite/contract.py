@@ -110,8 +110,11 @@ class Pass(ir.passes.InPlacePass, abc.ABC):
         return ir.passes.PassResult(model, modified=self.count > 0)
 
     def left(self, model: ir.Model) -> list[Site]:
-        """Sites that `apply`, which just ran, has left."""
-        return self.sites(model)
+        """Sites that `apply`, which just ran, has left; none if it found none to rewrite.
+
+        Then the graph is as it was when `apply` looked, and to look again would find the same.
+        """
+        return self.sites(model) if self.count else []
 
     def details(self) -> dict[str, Any]:
         """What the last call decided beside the graph, as plain data for dumps and reports."""
@@ -177,7 +180,7 @@ class NodePass(Pass, Generic[T]):
         """Rewrite each site after matching it again: one rewrite may change another's inputs."""
         self.forget()
         nodes = [node for node, found in self.scan(model) if not isinstance(found, Miss)]
-        taken = names(model)
+        taken = names(model) if nodes else set()
         for node in nodes:
             try:
                 found = self.match(node, Matcher(node))
