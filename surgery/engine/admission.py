@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnx_ir as ir
-from onnx import defs
+from onnx import defs, helper
 
 from surgery.base.errors import PackageError, first_line
 from surgery.base.files import brief, read_bytes
@@ -24,8 +26,8 @@ LARGEST_FILE = (1 << 31) - 1
 """Bytes of the largest protobuf message."""
 OLDEST_OPSET = 7
 """First opset whose ops broadcast as today's do."""
-MOST_NODES = 1 << 20
-"""Nodes of a graph, its local functions inlined."""
+MOST_NODES = 1 << 17
+"""Nodes of a graph, its local functions inlined: a few kilobytes of functions make any number."""
 LONGEST_NAME = 200
 """Characters of the name of a dimension."""
 RUNTIME_OPS = ("LayerNormalization", "SimplifiedLayerNormalization")
@@ -57,7 +59,10 @@ def read_model(path: Path, own_data: bool = True) -> ir.Model:
     except PackageError:
         raise
     except Exception as e:  # protobuf and onnx-ir raise exceptions of many types
-        raise PackageError(f"{path}: no ONNX graph: {brief(first_line(e))}.") from e
+        cause: BaseException = e
+        while cause.__cause__ is not None:  # onnx-ir says first where, last what
+            cause = cause.__cause__
+        raise PackageError(f"{path}: no ONNX graph: {first_line(cause).rstrip('.')}.") from e
     return model
 
 
@@ -65,18 +70,65 @@ def faults(proto: onnx.ModelProto, path: Path, own_data: bool) -> Iterator[str]:
     """What is wrong with a model, the first fault first."""
     if not proto.graph.node and not proto.graph.output:
         yield "no ONNX graph: it has neither nodes nor outputs"
+    graphs: list[onnx.GraphProto] = []
+    tensors: list[onnx.TensorProto] = []
+    for part in parts_of(proto):
+        yield from text_faults(part)
+        graphs += [part] if isinstance(part, onnx.GraphProto) else []
+        tensors += [part] if isinstance(part, onnx.TensorProto) else []
     yield from opset_faults(proto)
-    yield from function_faults(proto)
-    for graph in graphs_of(proto):
+    bodies = {(f.domain, f.name): f for f in proto.functions}
+    yield from function_faults(proto, graphs, bodies)
+    opset = opset_of(proto.opset_import)
+    for graph in graphs:
         if graph.sparse_initializer:
             name = graph.sparse_initializer[0].values.name
             yield f"sparse initializer {brief(name)}: sparse tensors are not supported"
         yield from name_faults(graph)
         for node in graph.node:
-            yield from node_faults(node, proto)
+            yield from node_faults(node, opset, bodies)
     yield from scope_faults(proto.graph, set())
-    for tensor in tensors_of(proto):
+    for tensor in tensors:
         yield from tensor_faults(tensor, path, own_data)
+
+
+def parts_of(proto: Any) -> Iterator[Any]:
+    """A message and every one inside it, wherever a file may have put them.
+
+    Tensors stand in more places than initializers: attributes, values of sparse tensors, defaults
+    of functions, training graphs. The numbers of a tensor are not looked at.
+    """
+    stack = [proto]
+    while stack:
+        part = stack.pop()
+        yield part
+        if isinstance(part, onnx.TensorProto):
+            stack.extend(part.external_data)
+            continue
+        for field, value in part.ListFields():
+            if field.type == field.TYPE_MESSAGE:
+                stack += [value] if hasattr(value, "ListFields") else value
+
+
+def text_faults(part: Any) -> Iterator[str]:
+    """Protobuf hands over as bytes what should be text and is not UTF-8."""
+    if isinstance(part, onnx.TensorProto):
+        texts: list[tuple[str, Any]] = [("name", part.name)]
+    else:
+        texts = [
+            (field.name, text)
+            for field, value in part.ListFields()
+            if field.type == field.TYPE_STRING
+            for text in ([value] if isinstance(value, str | bytes) else value)
+        ]
+    for name, text in texts:
+        if isinstance(text, bytes):
+            yield f"{name} {brief(repr(text))} is not UTF-8"
+
+
+def opset_of(imports: Iterable[onnx.OperatorSetIdProto], default: int = 0) -> int:
+    """The version of ONNX's own ops."""
+    return next((entry.version for entry in imports if entry.domain in ("", "ai.onnx")), default)
 
 
 def opset_faults(proto: onnx.ModelProto) -> Iterator[str]:
@@ -89,24 +141,13 @@ def opset_faults(proto: onnx.ModelProto) -> Iterator[str]:
         yield f"opset {versions[0]}, needs to be one of {OLDEST_OPSET} to {newest}"
 
 
-def graphs_of(proto: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
-    """The main graph and all subgraphs, those of functions included."""
-    stack = [proto.graph]
-    nodes = [node for function in proto.functions for node in function.node]
-    while stack or nodes:
-        if stack:
-            graph = stack.pop()
-            yield graph
-            nodes.extend(graph.node)
-        else:
-            for attribute in nodes.pop().attribute:
-                stack += [attribute.g] if attribute.HasField("g") else []
-                stack += attribute.graphs
-
-
-def function_faults(proto: onnx.ModelProto) -> Iterator[str]:
-    """Local functions must not call themselves, nor inline to more than `MOST_NODES`."""
-    bodies = {(f.domain, f.name): f for f in proto.functions}
+def function_faults(
+    proto: onnx.ModelProto,
+    graphs: Iterable[onnx.GraphProto],
+    bodies: Mapping[tuple[str, str], onnx.FunctionProto],
+) -> Iterator[str]:
+    """Local functions must be sound, of the model's opset where they are called, and not call
+    themselves, nor inline to more than `MOST_NODES`."""
     sizes: dict[tuple[str, str], int] = {}
     pending: set[tuple[str, str]] = set()
 
@@ -123,12 +164,42 @@ def function_faults(proto: onnx.ModelProto) -> Iterator[str]:
         return size(key) if key in bodies else 1
 
     try:
-        total = sum(one(node) for graph in graphs_of(proto) for node in graph.node)
+        total = sum(one(node) for graph in graphs for node in graph.node)
     except RecursionError as e:
         yield first_line(e)
         return
     if total > MOST_NODES:
         yield f"{total:,} nodes, local functions inlined; {MOST_NODES:,} are supported"
+    versions = {entry.domain: entry.version for entry in proto.opset_import}
+    for key, function in bodies.items():
+        what = f"function {brief(function.name)}"
+        if key in sizes:
+            for entry in function.opset_import:
+                wanted = versions.get(entry.domain, entry.version)
+                if entry.version != wanted:
+                    yield f"{what}: opset {entry.version}, that of the model is {wanted}"
+        yield from (f"{what}: {fault}" for fault in body_faults(function, proto, bodies))
+
+
+def body_faults(
+    function: onnx.FunctionProto,
+    proto: onnx.ModelProto,
+    bodies: Mapping[tuple[str, str], onnx.FunctionProto],
+) -> Iterator[str]:
+    """The nodes of a function are checked as those of a graph, and must be in order."""
+    body = helper.make_graph(
+        function.node,
+        function.name,
+        [onnx.ValueInfoProto(name=name) for name in function.input],
+        [onnx.ValueInfoProto(name=name) for name in function.output],
+    )
+    opset = opset_of(function.opset_import, opset_of(proto.opset_import))
+    attributes = {*function.attribute, *(a.name for a in function.attribute_proto)}
+    for node in function.node:
+        yield from node_faults(node, opset, bodies, attributes)
+    yield from scope_faults(body, set())
+    if not in_order(body):
+        yield "a node stands before one that it reads"
 
 
 def name_faults(graph: onnx.GraphProto) -> Iterator[str]:
@@ -143,27 +214,74 @@ def name_faults(graph: onnx.GraphProto) -> Iterator[str]:
                 )
 
 
-def node_faults(node: onnx.NodeProto, proto: onnx.ModelProto) -> Iterator[str]:
-    """Inputs, outputs and attributes that an ONNX op requires must be there."""
+def node_faults(
+    node: onnx.NodeProto,
+    opset: int,
+    bodies: Mapping[tuple[str, str], onnx.FunctionProto],
+    parameters: Collection[str] = (),
+) -> Iterator[str]:
+    """Inputs, outputs and attributes that an op requires must be there, and of the right type.
+
+    Args:
+        node: the node.
+        opset: version of ONNX's own ops.
+        bodies: local functions, by domain and name.
+        parameters: attributes of the function that the node is in.
+    """
     what = f"node {brief(node.name)}: {brief(node.op_type)}"
     if not any(node.output):
         yield f"{what} without an output"
+    for name, count in Counter(attribute.name for attribute in node.attribute).items():
+        if count > 1:
+            yield f"{what} with {count} attributes {brief(name)}"
+    for attribute in node.attribute:
+        referred = attribute.ref_attr_name
+        if referred and referred not in parameters:
+            yield (
+                f"{what}: its attribute {brief(attribute.name)} refers to {brief(referred)}, "
+                "which no function around it has"
+            )
+    body = bodies.get((node.domain, node.op_type))
+    if body is not None:
+        for found, most, kind in (
+            (node.input, body.input, "inputs"),
+            (node.output, body.output, "outputs"),
+        ):
+            if len(found) > len(most):
+                yield f"{what} with {len(found)} {kind}, the function has {len(most)}"
+        return
     if node.domain not in ("", "ai.onnx"):
         return
-    version = next(e.version for e in proto.opset_import if e.domain in ("", "ai.onnx"))
     try:
-        schema = defs.get_schema(node.op_type, version, "")
+        schema = defs.get_schema(node.op_type, opset, "")
     except defs.SchemaError:
-        if node.op_type in RUNTIME_OPS:
-            return
-        if not any(f.name == node.op_type and f.domain == node.domain for f in proto.functions):
-            yield f"node {brief(node.name)}: no op {brief(node.op_type)} in opset {version}"
+        if node.op_type not in RUNTIME_OPS:
+            yield f"node {brief(node.name)}: no op {brief(node.op_type)} in opset {opset}"
         return
     yield from port_faults(node, schema, what)
-    given = {attribute.name for attribute in node.attribute}
-    for name, attribute in schema.attributes.items():
-        if attribute.required and name not in given:
+    yield from attribute_faults(node, schema, what)
+
+
+def attribute_faults(node: onnx.NodeProto, schema: defs.OpSchema, what: str) -> Iterator[str]:
+    """Attributes that an op requires must be there, and all of the type that it wants."""
+    given = {attribute.name: attribute for attribute in node.attribute}
+    for name, known in schema.attributes.items():
+        if name in given:
+            wanted = str(known.type).rpartition(".")[2]
+            found = onnx.AttributeProto.AttributeType.Name(given[name].type)
+            if found != wanted:
+                yield f"{what}: its attribute {name} is of type {found}, needs to be {wanted}"
+        elif known.required:
             yield f"{what} without its attribute {name}"
+    if node.op_type == "Constant" and len(given) != 1:
+        yield f"{what} with {len(given)} values, needs to have one"
+    if node.op_type == "If":
+        for attribute in given.values():
+            if len(attribute.g.output) != len(node.output):
+                yield (
+                    f"{what} with {len(node.output)} outputs, its {brief(attribute.name)} has "
+                    f"{len(attribute.g.output)}"
+                )
 
 
 def port_faults(node: onnx.NodeProto, schema: defs.OpSchema, what: str) -> Iterator[str]:
@@ -183,9 +301,11 @@ def scope_faults(graph: onnx.GraphProto, outer: set[str]) -> Iterator[str]:
     """Every value that is read must be made somewhere, and made once."""
     made = [output for node in graph.node for output in node.output if output]
     given = {v.name for v in (*graph.input, *graph.initializer)}
-    known = outer | given | set(made)
+    own = given | set(made)
+    known = outer | own
     if len(set(made)) != len(made) or given & set(made):
-        twice = next(name for name in made if name in given or made.count(name) > 1)
+        counts = Counter(made)
+        twice = next(name for name in made if name in given or counts[name] > 1)
         yield f"value {brief(twice)} is made twice"
     for node in graph.node:
         for name in node.input:
@@ -198,6 +318,8 @@ def scope_faults(graph: onnx.GraphProto, outer: set[str]) -> Iterator[str]:
     for value in graph.output:
         if value.name not in known:
             yield f"output {brief(value.name)} is made by no node"
+        elif value.name not in own:
+            yield f"output {brief(value.name)} of a branch is made outside it; put Identity between"
 
 
 def in_order(graph: onnx.GraphProto) -> bool:
@@ -211,25 +333,6 @@ def in_order(graph: onnx.GraphProto) -> bool:
     )
 
 
-def tensors_of(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Every tensor: initializers and attributes."""
-    functions = (node for function in proto.functions for node in function.node)
-    for graph in graphs_of(proto):
-        yield from graph.initializer
-        for node in graph.node:
-            yield from tensors_of_node(node)
-    for node in functions:
-        yield from tensors_of_node(node)
-
-
-def tensors_of_node(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:
-    """Tensors among the attributes of a node."""
-    for attribute in node.attribute:
-        if attribute.HasField("t"):
-            yield attribute.t
-        yield from attribute.tensors
-
-
 def tensor_faults(tensor: onnx.TensorProto, path: Path, own_data: bool) -> Iterator[str]:
     """A tensor's bytes must be there, as many as its type and shape make."""
     what = f"tensor {brief(tensor.name)}"
@@ -241,14 +344,33 @@ def tensor_faults(tensor: onnx.TensorProto, path: Path, own_data: bool) -> Itera
     except ValueError:
         yield f"{what}: unknown data type {tensor.data_type}"
         return
-    if dtype in (ir.DataType.STRING, ir.DataType.UNDEFINED):
+    if dtype == ir.DataType.UNDEFINED:
+        yield f"{what}: no data type"
         return
-    nbytes = math.ceil(math.prod(tensor.dims) * dtype.bitwidth / 8)
+    text = dtype == ir.DataType.STRING
+    nbytes = 0 if text else math.ceil(math.prod(tensor.dims) * dtype.bitwidth / 8)
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        if own_data:
+        if text:
+            yield f"{what}: strings in a data file"
+        elif own_data:
             yield from external_faults(tensor, nbytes, path)
-    elif tensor.HasField("raw_data") and len(tensor.raw_data) != nbytes:
-        yield f"{what}: {len(tensor.raw_data):,} bytes, its type and shape make it {nbytes:,}"
+    elif not text and tensor.HasField("raw_data"):
+        if len(tensor.raw_data) != nbytes:
+            yield f"{what}: {len(tensor.raw_data):,} bytes, its type and shape make it {nbytes:,}"
+    else:
+        field = helper.tensor_dtype_to_field(tensor.data_type)
+        found, wanted = len(getattr(tensor, field)), entries(tensor.dims, dtype)
+        if found != wanted:
+            yield f"{what}: {found:,} numbers in {field}, its type and shape make it {wanted:,}"
+
+
+def entries(dims: Iterable[int], dtype: ir.DataType) -> int:
+    """How many entries of a field a tensor has: two for a complex number, less where bits share."""
+    size = math.prod(dims)
+    if dtype in (ir.DataType.COMPLEX64, ir.DataType.COMPLEX128):
+        return 2 * size
+    packed = dtype != ir.DataType.STRING and dtype.bitwidth < 8
+    return math.ceil(size * dtype.bitwidth / 8) if packed else size
 
 
 def external_faults(tensor: onnx.TensorProto, nbytes: int, path: Path) -> Iterator[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +65,17 @@ def load_any(path: Path, weights: Path | None = None, weight: int = WEIGHT) -> i
             if tensor.dtype.is_floating_point() and tensor.nbytes >= weight:
                 value.const_value = RowTensor(Inline(tensor), name=value.name or "")
     return model
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let every error name the graph that it is about."""
+    try:
+        yield
+    except Exception as e:
+        if str(path) not in str(e):
+            e.add_note(str(path))
+        raise
 
 
 def near(model: ir.Model, weight: int) -> None:

@@ -12,7 +12,7 @@ from surgery.base import manifest
 from surgery.base.console import console
 from surgery.base.staging import check_free, staged
 from surgery.engine import runner
-from surgery.engine.loading import graph_files, load_any
+from surgery.engine.loading import graph_files, load_any, naming
 from surgery.engine.options import Options, Settings
 from surgery.engine.recipes.generic import GENERIC
 from surgery.engine.selection import known
@@ -82,12 +82,13 @@ def apply(
     }
     with staged(output, force, about, inputs) as stage:
         for path in paths:
-            model = load_any(path)
-            settings = Settings(options=options, head_widths=head_weights(model))
-            records = []
-            for record in runner.run(path.stem, model, GENERIC[recipe], settings):
-                tell(record, "")
-                records.append(record)
+            with naming(path):
+                model = load_any(path)
+                settings = Settings(options=options, head_widths=head_weights(model))
+                records = []
+                for record in runner.run(path.stem, model, GENERIC[recipe], settings):
+                    tell(record, "")
+                    records.append(record)
             done[path.name] = [{"pass": one.name, "sites": one.sites} for one in records]
             if settings.quantized:
                 works = [record.work for record in records]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -14,9 +14,10 @@ Length: TypeAlias = int | sympy.Expr | None
 """A number, an expression such as `past + sequence`, or None where nothing is known."""
 Lengths: TypeAlias = tuple[Length, ...]
 
-WORD = re.compile(r"[A-Za-z_]\w*")
-ARITHMETIC = re.compile(r"[\w\s+*/()-]+")
-"""What is read as an expression: sympy would evaluate anything else as Python."""
+WORD = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+ARITHMETIC = re.compile(r"(?:[A-Za-z_]\w*+|\d++(?!\w)|[\s+*/()-])++", re.ASCII)
+"""What is read as an expression: sympy would evaluate anything else as Python, and a number such
+as 1e999999999 digit by digit."""
 LONGEST = 64
 """Characters up to which a name is read as an expression."""
 
@@ -24,13 +25,27 @@ LONGEST = 64
 @lru_cache(maxsize=4096)
 def parsed(name: str) -> int | sympy.Expr:
     """The expression that the name of an axis spells, or a symbol of that name."""
-    if ARITHMETIC.fullmatch(name) and len(name) <= LONGEST and "**" not in name:
-        try:
-            symbols = {word: symbol(word) for word in WORD.findall(name)}
-            return plain(sympy.sympify(name, locals=symbols))
-        except (sympy.SympifyError, SyntaxError, TypeError, AttributeError):
-            pass
+    if len(name) <= LONGEST and "**" not in name:
+        found = expression(name, symbol)
+        if found is not None:
+            return plain(found)
     return symbol(name)
+
+
+def expression(name: str, symbol: Callable[[str], sympy.Symbol]) -> sympy.Expr | None:
+    """The sum, product or quotient of axes that a name spells; None if it spells none.
+
+    Args:
+        name: of an axis.
+        symbol: makes the symbol of a word in it.
+    """
+    if not ARITHMETIC.fullmatch(name):
+        return None
+    try:
+        found = sympy.sympify(name, locals={word: symbol(word) for word in WORD.findall(name)})
+    except (sympy.SympifyError, SyntaxError, TypeError, AttributeError):
+        return None
+    return found if isinstance(found, sympy.Expr) else None
 
 
 def symbol(name: str) -> sympy.Symbol:

@@ -8,7 +8,9 @@ import sympy
 
 from surgery.match.lengths import Length, Lengths, equal, lengths_of, spelled
 from surgery.match.shape_rules import MANY, NOTHING, RULES, Known
+from surgery.rewrite.contract import GraphError
 from surgery.rewrite.matcher import constant
+from surgery.rewrite.scope import place
 
 DOMAINS = ("", "ai.onnx", "com.microsoft")
 
@@ -42,7 +44,19 @@ def results(node: ir.Node, found: dict[ir.Value, Known]) -> list[Known]:
         return branches(node, found)
     if rule is None or not given:
         return [NOTHING] * len(node.outputs)
-    return list(rule(node, given))
+    try:
+        return list(rule(node, given))
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as e:
+        raise GraphError(
+            f"{place(node)}: {node.op_type} cannot run on its inputs, of shapes "
+            f"{', '.join(map(shape_text, given))}."
+        ) from e
+
+
+def shape_text(known: Known) -> str:
+    """A shape, for a message."""
+    lengths = ("?" if n is None else str(n) for n in known.shape or ())
+    return "?" if known.shape is None else f"[{', '.join(lengths)}]"
 
 
 def branches(node: ir.Node, found: dict[ir.Value, Known]) -> list[Known]:

@@ -42,6 +42,10 @@ class PreconditionError(PassError):
     """A pass runs on a graph that an earlier pass has not prepared."""
 
 
+class GraphError(UserError):
+    """A node cannot run on the inputs that it has. The message names it."""
+
+
 @dataclass(frozen=True)
 class Site:
     """One place where a pass acts."""

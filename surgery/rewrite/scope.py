@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import lru_cache
 
 import onnx_ir as ir
 
@@ -11,11 +12,18 @@ from surgery.base.metadata import SCOPES
 
 def scope(node: ir.Node) -> str:
     """Module path of a node, "" at the root or where the exporter recorded none."""
-    recorded = node.metadata_props.get(SCOPES)
-    if not recorded:
+    return path(node.metadata_props.get(SCOPES) or "[]")
+
+
+@lru_cache(maxsize=1024)
+def path(recorded: str) -> str:
+    """The module path in what an exporter recorded; "" where that is no list."""
+    try:
+        modules = ast.literal_eval(recorded)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
         return ""
-    *modules, _ = ast.literal_eval(recorded)
-    named = [str(module) for module in modules if not str(module).startswith("_empty_nn_module")]
+    names = [str(module) for module in modules[:-1]] if isinstance(modules, list | tuple) else []
+    named = [name for name in names if not name.startswith("_empty_nn_module")]
     return named[-1] if named else ""
 
 

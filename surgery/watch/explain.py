@@ -14,7 +14,7 @@ import onnx_ir as ir
 from surgery.base.errors import UserError
 from surgery.engine import runner
 from surgery.engine.facts import Facts
-from surgery.engine.loading import graph_files, load, load_any
+from surgery.engine.loading import graph_files, load, load_any, naming
 from surgery.engine.options import Options, Settings
 from surgery.engine.recipes.generic import GENERIC
 from surgery.engine.recipes.qwen_vl import RECIPES
@@ -93,9 +93,10 @@ def explain_foreign(
         paths = {graph: paths[known("--graph", graph, paths)]}
     found: list[Explanation] = []
     for stem, path in paths.items():
-        model = load_any(path)
-        settings = Settings(options=options, head_widths=head_weights(model))
-        found += walk(name, stem, model, steps, settings)
+        with naming(path):
+            model = load_any(path)
+            settings = Settings(options=options, head_widths=head_weights(model))
+            found += walk(name, stem, model, steps, settings)
     if not found:
         raise UserError(f"{name}: this pass does not run with these options.")
     return found

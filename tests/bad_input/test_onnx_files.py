@@ -75,6 +75,97 @@ def recursive(proto: onnx.ModelProto, folder: Path) -> None:
     proto.graph.node.append(helper.make_node("f", ["z"], ["extra"], domain="local"))
 
 
+def function(*nodes: onnx.NodeProto, opset: int = 20) -> Change:
+    """The result goes through a local function of these nodes, from `a` to `b`."""
+
+    def change(proto: onnx.ModelProto, folder: Path) -> None:
+        imports = [helper.make_opsetid("", opset)]
+        proto.functions.append(helper.make_function("local", "f", ["a"], ["b"], nodes, imports))
+        proto.opset_import.append(helper.make_opsetid("local", 1))
+        proto.graph.node.append(helper.make_node("f", ["z"], ["extra"], "call", domain="local"))
+
+    return change
+
+
+def secret(name: str) -> TensorProto:
+    """A tensor whose data lies outside the folder of the graph."""
+    tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=[8, 300])
+    tensor.data_location = TensorProto.EXTERNAL
+    external(tensor, location="../secret.bin")
+    return tensor
+
+
+def default_of_a_function(proto: onnx.ModelProto, folder: Path) -> None:
+    """The tensor is the default of an attribute that the call leaves out."""
+    made = helper.make_node("Constant", [], ["b"])
+    made.attribute.add(name="value", type=onnx.AttributeProto.TENSOR, ref_attr_name="numbers")
+    function(made)(proto, folder)
+    default = proto.functions[0].attribute_proto.add(name="numbers")
+    default.type = onnx.AttributeProto.TENSOR
+    default.t.CopyFrom(secret("s"))
+
+
+def attributes(**given: object) -> Change:
+    """A node of an op that nobody knows, with these attributes."""
+
+    def change(proto: onnx.ModelProto, folder: Path) -> None:
+        proto.graph.node.append(helper.make_node("Op", ["z"], ["extra"], domain="x", **given))
+        proto.opset_import.append(helper.make_opsetid("x", 1))
+
+    return change
+
+
+def sparse_value() -> onnx.SparseTensorProto:
+    indices = numpy_helper.from_array(np.zeros(1, np.int64), "i")
+    return helper.make_sparse_tensor(secret("s"), indices, [1 << 20])
+
+
+def node(op: str, *inputs: str, outputs: int = 1, **given: object) -> Change:
+    """One more node, which reads values of the graph and these constants."""
+    constants = {
+        "one": np.array(1), "many": np.array([9, 9]), "far": np.array([99]), "no": np.array(False),
+    }  # fmt: skip
+
+    def change(proto: onnx.ModelProto, folder: Path) -> None:
+        made = [f"extra{i}" for i in range(outputs)]
+        proto.graph.node.append(helper.make_node(op, inputs, made, "added", **given))
+        proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in made)
+        for name in constants.keys() & set(inputs):
+            proto.graph.initializer.append(numpy_helper.from_array(constants[name], name))
+
+    return change
+
+
+def branch(*outputs: str, reads: str = "z") -> onnx.GraphProto:
+    """A branch that computes each of its outputs, but for `z`, from a value outside."""
+    nodes = [helper.make_node("Neg", [reads], [name]) for name in outputs if name != "z"]
+    return helper.make_graph(nodes, "branch", [], [onnx.ValueInfoProto(name=n) for n in outputs])
+
+
+def numbers(count: int) -> Change:
+    """The constant of 8 numbers has another count of them in a field of its own."""
+
+    def change(proto: onnx.ModelProto, folder: Path) -> None:
+        proto.graph.initializer[0].ClearField("raw_data")
+        proto.graph.initializer[0].float_data.extend([1.0] * count)
+
+    return change
+
+
+def strings_elsewhere(proto: onnx.ModelProto, folder: Path) -> None:
+    tensor = TensorProto(name="s", data_type=TensorProto.STRING, dims=[3])
+    tensor.data_location = TensorProto.EXTERNAL
+    external(tensor, location="data.bin")
+    proto.graph.initializer.append(tensor)
+
+
+def twice_at_the_end(proto: onnx.ModelProto, folder: Path) -> None:
+    """Of 60,000 values the last is made twice: to count each of them would take minutes."""
+    names = [f"e{i}" for i in range(60_000)]
+    proto.graph.node.extend(helper.make_node("Neg", ["z"], [name]) for name in names)
+    proto.graph.node.append(helper.make_node("Neg", ["z"], names[-1:]))
+
+
 def cyclic(proto: onnx.ModelProto, folder: Path) -> None:
     proto.graph.node[0].input[0] = "z"
 
@@ -120,6 +211,68 @@ CASES: dict[str, tuple[Change, str]] = {
     "from nowhere": (lambda p, f: p.graph.node[1].input.__setitem__(0, "n"), "reads n, which"),
     "made twice": (lambda p, f: p.graph.node[1].output.__setitem__(0, "y"), "y is made twice"),
     "lost output": (lambda p, f: setattr(p.graph.output[0], "name", "q"), "output q"),
+    "default of a function": (default_of_a_function, "outside the folder"),
+    "value of a sparse attribute": (attributes(v=sparse_value()), "outside the folder"),
+    "tensors of an attribute": (attributes(v=[secret("s")]), "outside the folder"),
+    "strings elsewhere": (strings_elsewhere, "tensor s: strings in a data file"),
+    "few numbers": (numbers(3), "3 numbers in float_data, its type and shape make it 8"),
+    "no numbers": (numbers(0), "0 numbers in float_data"),
+    "no dtype": (lambda p, f: setattr(p.graph.initializer[0], "data_type", 0), "no data type"),
+    "unknown type": (
+        lambda p, f: setattr(p.graph.input[0].type.tensor_type, "elem_type", 99),
+        "99 is not a valid DataType",
+    ),
+    "late double": (twice_at_the_end, "value e59999 is made twice"),
+    "attribute of another type": (
+        lambda p, f: p.graph.node[0].attribute[0].CopyFrom(helper.make_attribute("axis", 0.5)),
+        "axis is of type FLOAT, needs to be INT",
+    ),
+    "attribute twice": (
+        lambda p, f: p.graph.node[0].attribute.append(helper.make_attribute("axis", 1)),
+        "with 2 attributes axis",
+    ),
+    "attribute of no function": (
+        lambda p, f: setattr(p.graph.node[0].attribute[0], "ref_attr_name", "q"),
+        "refers to q, which no function",
+    ),
+    "constant without a value": (node("Constant"), "Constant with 0 values"),
+    "constant of two": (node("Constant", value_int=1, value_float=1.0), "Constant with 2 values"),
+    "branches of unlike outputs": (
+        node("If", "no", then_branch=branch("t"), else_branch=branch("e", "e2")),
+        "If with 1 outputs, its else_branch has 2",
+    ),
+    "branch that returns what is outside": (
+        node("If", "no", then_branch=branch("z"), else_branch=branch("e")),
+        "output z of a branch is made outside it",
+    ),
+    "function without an attribute": (
+        function(helper.make_node("Concat", ["a", "a"], ["b"])),
+        "function f: node : Concat without its attribute axis",
+    ),
+    "function from nowhere": (function(helper.make_node("Neg", ["q"], ["b"])), "reads q, which"),
+    "function without its output": (function(helper.make_node("Neg", ["a"], ["c"])), "output b"),
+    "function in another order": (
+        function(helper.make_node("Neg", ["c"], ["b"]), helper.make_node("Neg", ["a"], ["c"])),
+        "function f: a node stands before one that it reads",
+    ),
+    "function of another opset": (
+        function(helper.make_node("Neg", ["a"], ["b"]), opset=11),
+        "function f: opset 11, that of the model is 20",
+    ),
+    "function of fewer inputs": (
+        lambda p, f: (
+            function(helper.make_node("Neg", ["a"], ["b"]))(p, f),
+            p.graph.node[-1].input.append("x"),
+        ),
+        "call: f with 2 inputs, the function has 1",
+    ),
+    "axis beyond": (
+        lambda p, f: setattr(p.graph.node[0].attribute[0], "i", 99),
+        "join: Concat cannot run on its inputs, of shapes [batch, 8], [1, 8]",
+    ),
+    "axes beyond": (node("Unsqueeze", "z", "far"), "added: Unsqueeze cannot run on its inputs"),
+    "axes twice": (node("Unsqueeze", "z", "many"), "added: Unsqueeze cannot run on its inputs"),
+    "cast to nothing": (node("Cast", "z", to=99), "added: Cast cannot run on its inputs"),
     "sparse": (sparse, "sparse initializer"),
     "no attribute": (no_attribute, "Concat without its attribute axis"),
     "no input": (lambda p, f: p.graph.node[1].ClearField("input"), "MatMul without its input A"),
@@ -166,7 +319,20 @@ def test_refused(name: str, folder: Path, tmp_path: Path, refused: Refused) -> N
     change(proto, folder)
     (folder / "m.onnx").write_bytes(proto.SerializeToString())
     line = refused(main, "apply", "-i", folder / "m.onnx", "-o", tmp_path / "out")
-    assert words in line, line
+    assert words in line and "m.onnx" in line, line
+
+
+def test_text_that_is_not_utf8(folder: Path, tmp_path: Path, refused: Refused) -> None:
+    """Wherever text stands: names of nodes, values, ops and dimensions."""
+    proto = model()
+    dim(proto, "AAAA")
+    proto.graph.node[0].name = proto.graph.doc_string = "BBBB"
+    proto.graph.node[1].op_type = "CCCC"
+    whole = proto.SerializeToString()
+    for text in (b"AAAA", b"BBBB", b"CCCC"):
+        (folder / "m.onnx").write_bytes(whole.replace(text, b"\xff\xfe\xfd\xfc"))
+        line = refused(main, "apply", "-i", folder / "m.onnx", "-o", tmp_path / "out")
+        assert "m.onnx" in line and "is not UTF-8" in line
 
 
 @pytest.mark.parametrize("data", [b"\xff" * 100, b"PK\x03\x04", b"{}", bytes(1000)])
@@ -200,3 +366,43 @@ def test_nodes_in_another_order(folder: Path, tmp_path: Path) -> None:
     proto.graph.node.extend(reversed(nodes))
     (folder / "m.onnx").write_bytes(proto.SerializeToString())
     assert main(["apply", "-i", str(folder / "m.onnx"), "-o", str(tmp_path / "out")]) == 0
+
+
+HARMLESS: dict[str, Change] = {
+    "a number that is long to write": lambda p, f: dim(p, "1e999999999"),
+    "a sum with such a number": lambda p, f: dim(p, "1E99999999 + b"),
+    "a dimension that is no sum": lambda p, f: dim(p, "a if b else c"),
+    "a module path that is no list": lambda p, f: recorded(p, "[[["),
+    "a module path that is a call": lambda p, f: recorded(p, "exit(1)"),
+    "a length that is not there": lambda p, f: (
+        node("Shape", "z")(p, f),
+        p.graph.node.append(helper.make_node("Gather", ["extra0", "far"], ["e"])),
+        p.graph.initializer.append(numpy_helper.from_array(np.array([99]), "far")),
+    ),
+}
+"""Oddities that no pass stumbles over."""
+
+
+def recorded(proto: onnx.ModelProto, text: str) -> None:
+    """What an exporter recorded of the modules of a node."""
+    entry = onnx.StringStringEntryProto(key="pkg.torch.onnx.name_scopes", value=text)
+    proto.graph.node[0].metadata_props.append(entry)
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_harmless(name: str, folder: Path, tmp_path: Path) -> None:
+    proto = model()
+    HARMLESS[name](proto, folder)
+    (folder / "m.onnx").write_bytes(proto.SerializeToString())
+    assert main(["apply", "-i", str(folder / "m.onnx"), "-o", str(tmp_path / "out")]) == 0
+
+
+def test_weights_of_64_bits_stay_as_they_are(folder: Path, tmp_path: Path) -> None:
+    proto = model()
+    weight(proto).data_type = TensorProto.DOUBLE
+    weight(proto).dims[1] = 150
+    (folder / "m.onnx").write_bytes(proto.SerializeToString())
+    words = ["apply", "-i", str(folder / "m.onnx"), "-o", str(tmp_path / "out"), "-t", "int4"]
+    assert main(words) == 0
+    made = onnx.load(tmp_path / "out" / "m.onnx", load_external_data=False)
+    assert [n.op_type for n in made.graph.node] == ["Concat", "MatMul"]

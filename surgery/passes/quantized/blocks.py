@@ -10,8 +10,8 @@ import onnx_ir as ir
 import quant
 from surgery.rewrite.builder import initializer
 from surgery.rewrite.contract import NodePass
-from surgery.rewrite.matcher import Miss
-from surgery.rewrite.weights import Quantized, RowTensor, Source
+from surgery.rewrite.matcher import Matcher, Miss
+from surgery.rewrite.weights import Quantized, RowTensor, Source, source_of
 
 T = TypeVar("T")
 
@@ -38,6 +38,19 @@ Planner = Callable[[ir.Model], WeightPlan]
 
 PARTS = ("packed", "scales", "zero_points")
 """Suffixes of the initializers that a quantized weight becomes."""
+
+QUANTIZABLE = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+"""Dtypes of weights that can be quantized."""
+
+
+def quantizable(weight: ir.Value, m: Matcher) -> Source:
+    """The source of a weight that can be quantized."""
+    source = source_of(weight)
+    m.check(source is not None, "a weight of the checkpoint", weight.name)
+    assert source is not None
+    dtype = source.parts[0][0]
+    m.check(dtype in QUANTIZABLE, "a weight of 16 or 32 bits", dtype)
+    return source
 
 
 class BlockPass(NodePass[T]):

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 import quant
-from surgery.passes.quantized.blocks import Policy, block_values
+from surgery.passes.quantized.blocks import Policy, block_values, quantizable
 from surgery.rewrite.builder import Builder, replace
 from surgery.rewrite.contract import NodePass
 from surgery.rewrite.matcher import Matcher
-from surgery.rewrite.weights import Quantized, Source, narrow, source_of
+from surgery.rewrite.weights import Quantized, Source, narrow
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,10 @@ class GatherNBits(NodePass[Table]):
         m.rank(weight, 2)
         axis = node.attributes.get_int("axis", 0)
         m.check(axis == 0, "rows", f"axis {axis}")
-        source = source_of(weight)
-        m.check(source is not None, "a weight of the checkpoint", weight.name)
+        source = quantizable(weight, m)
         format = self.policy(weight.name or "")
         m.check(format is not None, "a table that the policy quantizes", weight.name)
-        assert source is not None and format is not None
+        assert format is not None
         width = source.parts[0][1][1]
         m.check(width % format.block == 0, f"rows of whole blocks of {format.block}", width)
         end = node.outputs[0]

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 import quant
-from surgery.passes.quantized.blocks import BlockPass, block_values
+from surgery.passes.quantized.blocks import BlockPass, block_values, quantizable
 from surgery.rewrite.builder import Builder, replace
 from surgery.rewrite.matcher import Matcher
-from surgery.rewrite.weights import Source, narrow, source_of, transposed
+from surgery.rewrite.weights import Source, narrow, transposed
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,7 @@ class MatMulNBits(BlockPass[Linear]):
             m.check(list(perm) == [1, 0], "axes swapped", perm)
         m.check(weight.is_initializer(), "an initializer", weight.name)
         m.rank(weight, 2)
-        source = source_of(weight)
-        m.check(source is not None, "a weight of the checkpoint", weight.name)
-        assert source is not None
+        source = quantizable(weight, m)
         format = self.format(weight.name or "")
         m.check(format is not None, "a weight that the policy quantizes", weight.name)
         assert format is not None

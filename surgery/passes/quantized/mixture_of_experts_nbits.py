@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 import quant
-from surgery.passes.quantized.blocks import BlockPass, block_values
+from surgery.passes.quantized.blocks import BlockPass, block_values, quantizable
 from surgery.rewrite.builder import Builder, replace
 from surgery.rewrite.matcher import Matcher
-from surgery.rewrite.weights import Quantized, Source, narrow, source_of
+from surgery.rewrite.weights import Quantized, Source, narrow
 
 UPWARD, DOWNWARD = 2, 4
 """Positions of the experts' weights among the inputs of `MoE`."""
@@ -45,11 +45,10 @@ class MixtureOfExpertsNBits(BlockPass[Experts]):
         for i in (UPWARD, DOWNWARD):
             weight = node.inputs[i]
             assert weight is not None
-            source = source_of(weight) if weight.is_initializer() else None
-            m.check(source is not None, "a weight of the checkpoint", weight.name)
+            source = quantizable(weight, m)
             format = self.policy(weight.name or "")
             m.check(format is not None, "a weight that the policy quantizes", weight.name)
-            assert source is not None and format is not None
+            assert format is not None
             width = source.parts[0][1][-1]
             m.check(width % format.block == 0, f"rows of whole blocks of {format.block}", width)
             weights.append(weight)

@@ -9,12 +9,10 @@ from typing import TypeGuard
 import onnx_ir as ir
 import sympy
 
+from surgery.match.lengths import expression
 from surgery.rewrite.contract import Pass, Site
 from surgery.rewrite.matcher import constant
 
-WORD = re.compile(r"[A-Za-z_]\w*")
-ARITHMETIC = re.compile(r"[\w\s+*/()-]+")
-"""Characters of an expression; sympy would evaluate any other string as Python."""
 BOUNDED = re.compile(r"Min\((\d+), ?(\w+)\)|Min\((\w+), ?(\d+)\)")
 """A length with a constant bound, such as the rows of a table."""
 QUOTIENT = re.compile(r"floor\(|//")
@@ -59,13 +57,8 @@ class Dims(Pass):
     def spelled(self, dim: str) -> str:
         """An expression as sympy writes it, or its alias."""
         if dim not in self.known:
-            spelled = dim
-            if ARITHMETIC.fullmatch(dim):
-                try:
-                    names = {word: sympy.Symbol(word) for word in WORD.findall(dim)}
-                    spelled = str(sympy.sympify(dim, locals=names))
-                except (sympy.SympifyError, SyntaxError, TypeError):
-                    pass
+            found = expression(dim, sympy.Symbol)
+            spelled = dim if found is None else str(found)
             self.known[dim] = self.aliases.get(spelled, spelled)
         return self.known[dim]
 

@@ -12,7 +12,7 @@ from onnxscript.optimizer._constant_folding import FoldConstantsPass
 
 from surgery.match.probe import Leaks, evaluate
 from surgery.rewrite.builder import initializer
-from surgery.rewrite.contract import Pass, Site
+from surgery.rewrite.contract import Pass, PassError, Site
 from surgery.rewrite.matcher import constant
 from surgery.rewrite.scope import place
 from surgery.rewrite.weights import RowTensor
@@ -89,6 +89,9 @@ def tidy(model: ir.Model) -> bool:
     FOLDER.setLevel(logging.ERROR)
     try:
         return run(model)
+    except ir.passes.PassError as e:  # names objects of Python, its cause says what is wrong
+        cause = str(e.__cause__ or e).partition("\n")[0]
+        raise PassError(f"fold: the graph cannot be evaluated: {cause}.") from e
     finally:
         FOLDER.setLevel(level)
 
@@ -146,7 +149,10 @@ def length(node: ir.Node) -> np.ndarray | None:
     start, end = made.attributes.get_int("start", 0), made.attributes.get_int("end", 1 << 31)
     if shape is None:
         return None
-    found = [shape[start:end][int(i)] for i in at.ravel()]
+    dims = shape[start:end]
+    if not all(-len(dims) <= int(i) < len(dims) for i in at.ravel()):
+        return None
+    found = [dims[int(i)] for i in at.ravel()]
     if not all(isinstance(d, int) for d in found):
         return None
     return np.array(found, np.int64).reshape(at.shape)
