@@ -23,7 +23,7 @@ from export_min import families
 from export_min.aside import meanwhile
 from export_min.checkpoint import Checkpoint, open_checkpoint
 from surgery.base import manifest
-from surgery.base.console import console, progress
+from surgery.base.console import announce, progress
 from surgery.base.errors import CheckpointError
 from surgery.base.staging import check_free, staged
 
@@ -77,7 +77,7 @@ def export(
         with meanwhile(source, stage, apart) if apart else contextlib.nullcontext():
             write_graphs(source, stage, here)
         write_manifest(source, stage / MANIFEST)
-    console.print(
+    announce(
         f"exported {source.source}: vision, embedding and decoder graphs in {output}, "
         f"weights stay in {source.folder}"
     )

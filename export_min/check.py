@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from export_min.checkpoint import open_checkpoint
-from surgery.base.console import console, progress
+from surgery.base.console import announce, progress
 from surgery.base.errors import CheckpointError, OutputError
 from surgery.base.pictures import open_picture
 
@@ -73,7 +73,7 @@ def check(
         Path(output).write_text(text, encoding="utf-8")
     except OSError as e:
         raise OutputError(f"{output}: cannot be written: {e.strerror}.") from e
-    console.print(f"saved to {output}")
+    announce(f"saved to {output}")
     return text
 
 

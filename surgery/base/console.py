@@ -19,10 +19,15 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from surgery.base.errors import UserError, plain
+from surgery.base.errors import UserError, plain, visible
 
 console = Console(stderr=True, highlight=False)
 """Prints progress and messages to standard error. Results go to standard output."""
+
+
+def announce(text: str) -> None:
+    """Print a line that may hold names from files and paths: as it is, every character visible."""
+    console.print(visible(text), soft_wrap=True, markup=False)
 
 
 def progress(in_bytes: bool = False, period: float = 30.0) -> Progress:

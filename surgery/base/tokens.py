@@ -201,7 +201,7 @@ def chat_template(folder: Path, error: type[UserError]) -> str | None:
     """
     path = folder / TEMPLATE
     if path.exists():
-        return read_text(path, error)
+        return bounded(read_text(path, error), path, error)
     for name in ("tokenizer_config.json", "chat_template.json"):
         path = folder / name
         if not path.exists():
@@ -211,13 +211,16 @@ def chat_template(folder: Path, error: type[UserError]) -> str | None:
             for entry in config.objects("chat_template", longest=100):
                 if entry.text("name") == "default":
                     return bounded(entry.text("template"), path, error)
+            raise error(f"{path}: chat_template has none that is named default.")
         elif "chat_template" in config:
             return bounded(config.text("chat_template"), path, error)
     return None
 
 
 def bounded(template: str, path: Path, error: type[UserError]) -> str:
-    """A template no longer than a file of its own may be."""
+    """A template that says something, no longer than a file of its own may be."""
+    if not template.strip():
+        raise error(f"{path}: the chat template is empty.")
     if len(template) > CONFIG_BYTES:
         raise error(f"{path}: chat_template of {len(template):,} characters: too long.")
     return template

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
-from surgery.base.console import console
+from surgery.base.console import announce
 from surgery.base.errors import OutputError
 from surgery.calibrate.pieces import Array
 from surgery.calibrate.plan import EIGHT, base_format
@@ -84,11 +84,9 @@ class Kept:
         try:
             return content(path)
         except BROKEN as e:
-            console.print(
+            announce(
                 f"{path}: cannot be used ({type(e).__name__}: {e}); that part of the calibration "
                 f"is done again",
-                soft_wrap=True,
-                markup=False,
             )
             return None
 

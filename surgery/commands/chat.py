@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
+import unicodedata
 from typing import TYPE_CHECKING
 
 from surgery.base.console import complain, console
@@ -89,8 +90,13 @@ def answer(conversation: Conversation, text: str, pictures: list[Image.Image]) -
     """Print an answer piece by piece as the model generates it."""
     with contextlib.closing(conversation.say(text, pictures)) as pieces:
         for piece in pieces:
-            print(piece, end="", flush=True)
+            print(harmless(piece), end="", flush=True)
     print(flush=True)
+
+
+def harmless(piece: str) -> str:
+    """A piece of an answer without characters that steer a terminal: a tokenizer may hold any."""
+    return "".join(c for c in piece if c in "\n\t" or unicodedata.category(c) != "Cc")
 
 
 def converse(conversation: Conversation, pictures: list[Image.Image]) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from surgery.base.console import console, progress
+from surgery.base.console import announce, progress
 from surgery.base.demo import QUESTIONS
 from surgery.base.errors import OutputError, UserError
 from surgery.commands.verify import add_checkpoint
@@ -118,4 +118,4 @@ def save(
         Path(args.json).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
     except OSError as e:
         raise OutputError(f"{args.json}: cannot be written: {e.strerror}.") from e
-    console.print(f"wrote {args.json}")
+    announce(f"wrote {args.json}")

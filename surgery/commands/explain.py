@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from surgery.base.errors import visible
 from surgery.commands.options import add_options, options
 from surgery.engine.facts import Facts
 
@@ -49,5 +50,6 @@ def main(args: argparse.Namespace) -> int:
         facts.check_unchanged()
         found = explain(args.name, facts, args.graph)
     for explanation in found:
-        print("\n".join(lines(explanation, args.at, limit)))
+        for line in lines(explanation, args.at, limit):
+            print(visible(line))
     return 0

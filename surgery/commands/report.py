@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from surgery.base.console import console
+from surgery.base.console import announce
 from surgery.commands.options import add_check_steps, add_options, options
 from surgery.engine.facts import Facts
 
@@ -52,5 +52,5 @@ def main(args: argparse.Namespace) -> int:
         facts.check_unchanged()
         watchers: list[Watcher] = [Dump(folder, Weights.ZEROS)]
         operate(facts, watchers=[*watchers, CheckSteps()] if args.check_steps else watchers)
-    console.print(f"wrote {report(folder)}", markup=False)
+    announce(f"wrote {report(folder)}")
     return 0

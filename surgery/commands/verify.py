@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 
 from surgery.base.arguments import add_hub
+from surgery.base.errors import visible
 
 
 def configure(p: argparse.ArgumentParser) -> None:
@@ -54,7 +55,8 @@ def main(args: argparse.Namespace) -> int:
         out.print(f"[bold]{group}[/]")
         for finding in findings:
             mark = "[bold red]FAILED[/]" if finding.problem else "[green]ok[/]    "
-            out.print(f"  {mark}  {finding.what:<32}  {escape(finding.problem or finding.note)}")
+            words = f"{finding.what:<32}  {finding.problem or finding.note}"
+            out.print(f"  {mark}  {escape(visible(words))}")
     for group in report.skipped:
         out.print(f"[bold]{group}[/]\n  not run, because an earlier check failed")
     out.print("the package is sound" if report.ok else "[bold red]the package is broken[/]")

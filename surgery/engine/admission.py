@@ -156,7 +156,8 @@ def function_faults(
             if key in pending:
                 raise RecursionError(f"function {brief(key[1])} calls itself")
             pending.add(key)
-            sizes[key] = sum(one(node) for node in bodies[key].node)
+            parts = parts_of(bodies[key])  # branches included
+            sizes[key] = sum(one(part) for part in parts if isinstance(part, onnx.NodeProto))
         return sizes[key]
 
     def one(node: onnx.NodeProto) -> int:

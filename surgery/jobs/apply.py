@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from surgery.base import manifest
-from surgery.base.console import console
+from surgery.base.console import announce
 from surgery.base.staging import check_free, staged
 from surgery.engine import runner
 from surgery.engine.loading import graph_files, load_any, naming
@@ -104,7 +104,7 @@ def apply(
             told += describe(models, described, options, stage)
         layout = write_graphs(models, stage)
     total = sum(layout.sizes.values())
-    console.print(f"wrote {output}: {len(models)} graphs, {total / 1e6:,.1f} MB of weights")
+    announce(f"wrote {output}: {len(models)} graphs, {total / 1e6:,.1f} MB of weights")
     for line in told:
-        console.print(line, soft_wrap=True, markup=False)
+        announce(line)
     return output

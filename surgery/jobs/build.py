@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
 from surgery.base import manifest
-from surgery.base.console import console, progress
+from surgery.base.console import announce, console, progress
 from surgery.base.staging import check_free, staged
 from surgery.calibrate.plan import Plan
 from surgery.engine import loading, runner
@@ -92,10 +93,10 @@ def build(
     if facts.plan is not None and facts.plan.measured:
         for part in quantization.summary(facts.plan, [models["decoder"]]):
             console.print(part, soft_wrap=isinstance(part, str))
-    console.print(f"wrote {output}: {total / 1e6:,.1f} MB of weights in {len(layout.sizes)} files")
+    announce(f"wrote {output}: {total / 1e6:,.1f} MB of weights in {len(layout.sizes)} files")
     if told:
-        console.print(told, soft_wrap=True, markup=False)
-    console.print(f"ask it: {question(output, facts)}", soft_wrap=True, markup=False)
+        announce(told)
+    announce(f"ask it: {question(output, facts)}")
     return output
 
 
@@ -128,11 +129,9 @@ def check_configurations(facts: Facts) -> str:
     processor_config(facts)
     length, most = facts.options.max_length, int(facts.text["max_position_embeddings"])
     if length > most and length != Options().max_length:
-        console.print(
+        announce(
             f"--max-length {length}: the checkpoint was made for {most} positions "
             f"(max_position_embeddings); answers beyond them may be poor",
-            soft_wrap=True,
-            markup=False,
         )
     return token_ids(facts).padding()[1]
 
@@ -143,7 +142,8 @@ def question(output: Path, facts: Facts) -> str:
     if facts.manifest["source"] == "demo":
         picture = os.path.relpath(facts.checkpoint / "images" / "shapes.png")
         about = "where is the green rectangle?"
-    return f'python -m surgery chat {output} --image {picture} "{about}"'
+    words = ["python", "-m", "surgery", "chat", str(output), "--image", picture]
+    return f'{shlex.join(words)} "{about}"'
 
 
 def operate(
@@ -181,7 +181,7 @@ def operate(
 
 def show(record: runner.Record, words: str = "") -> None:
     """Print the line of a pass, with the remarks of the watchers."""
-    console.print(f"{record.line()}  {words}".rstrip(), soft_wrap=True, markup=False)
+    announce(f"{record.line()}  {words}".rstrip())
 
 
 def write(models: dict[str, ir.Model], folder: Path, facts: Facts) -> Layout:

@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.progress import Progress, TaskID
 
 from surgery.base import locks
-from surgery.base.console import console, progress
+from surgery.base.console import announce, progress
 from surgery.base.errors import OutputError
 from surgery.base.shards import sample_digest
 from surgery.calibrate import job
@@ -73,7 +73,7 @@ def calibrated(facts: Facts, build: Build, folder: Path = FOLDER, tokens: int = 
     facts.plan_weights(work.model)
     measured = work.kept.finished()
     if measured is not None:
-        console.print(f"calibration taken from {work.folder}", soft_wrap=True, markup=False)
+        announce(f"calibration taken from {work.folder}")
     else:
         measured = run(work, facts, build, tokens)
     return job.decide(work, measured, facts.bits, facts.options.keep, facts.strict)
@@ -140,12 +140,11 @@ def run(work: job.Work, facts: Facts, build: Build, tokens: int) -> list[Measure
             measured = job.sweep(work, *kept, tell)
         except KeyboardInterrupt:
             where = f"after {done} of {total} pieces" if total else "while tokens were sampled"
-            console.print(
+            announce(
                 f"calibration stopped {where}; the same command goes on from there",
-                soft_wrap=True,
             )
             raise
-    console.print(f"calibrated {len(measured)} weights in {total} pieces", markup=False)
+    announce(f"calibrated {len(measured)} weights in {total} pieces")
     return measured
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, NotImplemented
 
-from surgery.base.console import console
+from surgery.base.console import announce
 from surgery.base.errors import UserError
 from surgery.engine.facts import Facts
 from surgery.engine.runner import Record
@@ -113,7 +113,7 @@ class CheckSteps:
         """Report the last passes of a graph that could not be checked."""
         if self.pending:
             passes = ", ".join(self.pending)
-            console.print(f"not checked in the {self.name} graph: {passes}", markup=False)
+            announce(f"not checked in the {self.name} graph: {passes}")
         self.pending = []
 
     def load(self, model: ir.Model, name: str) -> Runner:

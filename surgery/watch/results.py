@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from surgery.base.console import console
+from surgery.base.console import announce
 from surgery.engine.runner import Record
 from surgery.engine.selection import Selection
 from surgery.jobs.build import show
@@ -34,7 +34,7 @@ class Results:
         ran = {entry["pass"] for entry in self.passes}
         for name in dict.fromkeys((*selection.only, *filter(None, (selection.until,)))):
             if name not in ran:
-                console.print(f"{name}: this pass does not run with these options", markup=False)
+                announce(f"{name}: this pass does not run with these options")
 
     def summary(self) -> dict[str, Any]:
         """Return the run as plain data."""

@@ -166,6 +166,28 @@ def twice_at_the_end(proto: onnx.ModelProto, folder: Path) -> None:
     proto.graph.node.append(helper.make_node("Neg", ["z"], names[-1:]))
 
 
+def doubling_in_branches(proto: onnx.ModelProto, folder: Path) -> None:
+    """Forty functions that each call the next one in two branches."""
+    imports = [helper.make_opsetid("", 20), helper.make_opsetid("local", 1)]
+    for i in range(40):
+        calls = [
+            helper.make_node(f"f{i + 1}" if i < 39 else "Neg", ["a"], [name],
+                             domain="local" if i < 39 else "")
+            for name in ("t", "e")
+        ]  # fmt: skip
+        ends = [onnx.ValueInfoProto(name=name) for name in ("t", "e")]
+        then, other = (
+            helper.make_graph([call], "branch", [], [end])
+            for call, end in zip(calls, ends, strict=True)
+        )
+        chosen = helper.make_node("If", ["c"], ["b"], then_branch=then, else_branch=other)
+        proto.functions.append(
+            helper.make_function("local", f"f{i}", ["a", "c"], ["b"], [chosen], imports)
+        )
+    proto.opset_import.append(helper.make_opsetid("local", 1))
+    proto.graph.node.append(helper.make_node("f0", ["z", "x"], ["extra"], domain="local"))
+
+
 def cyclic(proto: onnx.ModelProto, folder: Path) -> None:
     proto.graph.node[0].input[0] = "z"
 
@@ -206,6 +228,7 @@ CASES: dict[str, tuple[Change, str]] = {
     "negative shape": (lambda p, f: weight(p).dims.__setitem__(0, -1), "shape [-1, 300]"),
     "unknown dtype": (lambda p, f: setattr(weight(p), "data_type", 99), "unknown data type 99"),
     "doubling functions": (doubling, "nodes, local functions inlined"),
+    "doubling in branches": (doubling_in_branches, "nodes, local functions inlined"),
     "recursive function": (recursive, "calls itself"),
     "cycle": (cyclic, "no ONNX graph"),
     "from nowhere": (lambda p, f: p.graph.node[1].input.__setitem__(0, "n"), "reads n, which"),

@@ -198,6 +198,25 @@ TEMPLATES = {
 }
 
 
+NO_TEMPLATE = {
+    "an empty file": (" \n", ..., "chat_template.jinja: the chat template is empty"),
+    "an empty text": (None, "", "tokenizer_config.json: the chat template is empty"),
+    "none of the name": (None, [{"name": "x", "template": "X"}], "none that is named default"),
+    "an empty list": (None, [], "none that is named default"),
+}
+
+
+@pytest.mark.parametrize(("own", "configured", "words"), NO_TEMPLATE.values(), ids=NO_TEMPLATE)
+def test_a_template_that_says_nothing(damaged, own, configured, words):
+    """A package with it would answer no question."""
+    damaged(tokenizer_config={"chat_template": configured})
+    folder = damaged.folder
+    path = folder / "chat_template.jinja"
+    path.unlink() if own is None else path.write_text(own)
+    with pytest.raises(PackageError, match=words):
+        Tokens.read(folder, PackageError)
+
+
 @pytest.mark.parametrize(("own", "configured", "taken"), TEMPLATES.values(), ids=TEMPLATES)
 def test_one_chat_template_a_package(damaged, tmp_path, own, configured, taken):
     """The one that transformers takes; the runtime takes it too, since there is no other."""
