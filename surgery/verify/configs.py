@@ -169,13 +169,13 @@ def check_tokens(package: Opened) -> Iterator[Finding]:
 def check_template(folder: Path, tokens: Tokens) -> Finding:
     """There is one chat template."""
     what = "chat template"
-    if not (tokens.template or "").strip():
-        return Finding(what, problem="is missing or empty: prompts cannot be written")
+    if tokens.template is None:
+        return Finding(what, problem="is missing: prompts cannot be written")
     config = read_json(folder / "tokenizer_config.json", PackageError, limit=MANIFEST_BYTES)
     if config.get("chat_template", tokens.template) != tokens.template:
         fault = f"{TEMPLATE} and tokenizer_config.json differ: transformers takes the first, the "
         return Finding(what, problem=f"{fault}runtime the second")
-    return Finding(what, f"{len(tokens.template or ''):,} characters")
+    return Finding(what, f"{len(tokens.template):,} characters")
 
 
 def check_processor(package: Opened) -> Iterator[Finding]:

@@ -268,8 +268,8 @@ def test_keys_and_values(tmp_path):
 
 FRAMES = {
     "a variable": ("{{ eos_token }}", {}, {"eos_token": "<end>"}),
-    "the tokenizer": ("", {"special_tokens": {"<end>": {}}}, {}),
-    "a sequence": ("", {"processors": [{}, {"special_tokens": {"<end>": {}}}]}, {}),
+    "the tokenizer": ("x", {"special_tokens": {"<end>": {}}}, {}),
+    "a sequence": ("x", {"processors": [{}, {"special_tokens": {"<end>": {}}}]}, {}),
 }
 
 
