@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -124,12 +124,8 @@ def choose(
         UserError: the budget is below the smallest formats, or the pattern is no regular
             expression.
     """
-    try:
-        pattern = re.compile(keep) if keep else None
-    except re.error as e:
-        raise UserError(f"--keep {keep}: no regular expression: {e}.") from e
-    kept = {name for name in sizes if pattern is not None and pattern.search(name)}
-    offered = {name: offers[name] for name in sizes if name not in kept}
+    left = kept(sizes, keep)
+    offered = {name: offers[name] for name in sizes if name not in left}
     weights = {name: n * k for name, (n, k) in sizes.items()}
     total = sum(weights[name] for name in offered)
     if offered and not strict:
@@ -140,7 +136,20 @@ def choose(
     except ValueError as e:
         raise UserError(f"--bits {bits:g}: {str(e).removeprefix('spend: ')}") from e
     float_ = quant.Choice(None, 0, 0.0)
-    return {name: float_ if name in kept else spent.choices[name] for name in sizes}
+    return {name: float_ if name in left else spent.choices[name] for name in sizes}
+
+
+def kept(names: Iterable[str], keep: str | None) -> set[str]:
+    """The names that match a pattern of weights that stay in float; none without a pattern.
+
+    Raises:
+        UserError: the pattern is no regular expression.
+    """
+    try:
+        pattern = re.compile(keep) if keep else None
+    except re.error as e:
+        raise UserError(f"--keep {keep}: no regular expression: {e}.") from e
+    return {name for name in names if pattern is not None and pattern.search(name)}
 
 
 def total_bits(sizes: Mapping[str, tuple[int, int]], chosen: Mapping[str, quant.Choice]) -> float:
@@ -187,6 +196,26 @@ def from_structure(
             quant.Choice(EIGHT, EIGHT.nbytes(n, k, scales.numpy()), loss / 256),
         ]
     chosen = choose(sizes, offers, bits, keep, strict)
+    rows = tuple(row(name, sizes[name], chosen[name]) for name in sizes)
+    formats = {name: choice.format for name, choice in chosen.items()}
+    return Plan(formats, rows, total_bits(sizes, chosen))
+
+
+def in_eight_bits(products: Sequence[Product], scales: ir.DataType = ir.DataType.FLOAT) -> Plan:
+    """A plan with 8 bits for every weight, which loses too little to be worth measuring.
+
+    Blocks have 128 weights, or the most below that divide a row.
+
+    Args:
+        products: with the weights to choose formats for, in the order of the graph.
+        scales: dtype of scales.
+    """
+    sizes, chosen = {}, {}
+    for product in products:
+        n, k = product.source.parts[0][1]
+        form = replace(EIGHT, block=base_format(k, block=EIGHT.block).block)
+        sizes[product.name] = n, k
+        chosen[product.name] = quant.Choice(form, form.nbytes(n, k, scales.numpy()), 0.0)
     rows = tuple(row(name, sizes[name], chosen[name]) for name in sizes)
     formats = {name: choice.format for name, choice in chosen.items()}
     return Plan(formats, rows, total_bits(sizes, chosen))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import fields, replace
 
-from surgery.engine.options import DTYPES, PRESETS, Options
+from surgery.engine.options import DTYPES, PRECISIONS, PRESETS, Options
 from surgery.engine.targets import TARGETS
 
 DEFAULTS = Options()
@@ -20,9 +20,10 @@ def add_options(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "-p",
         "--precision",
-        choices=tuple(DTYPES),
+        choices=tuple(PRECISIONS),
         default=DEFAULTS.precision,
-        help="precision of the vision and embedding graphs (default: %(default)s)",
+        help="precision of the vision and embedding graphs. int8: the linear weights of the vision "
+        "tower in 8 bits, the rest in float32 (default: %(default)s)",
     )
     add_text_precision(p, DEFAULTS, "precision of the decoder graph")
     add_execution_provider(p, DEFAULTS)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx_ir as ir
 
 import quant
 from surgery.base.errors import UserError
+from surgery.calibrate.plan import Plan, in_eight_bits, kept
 from surgery.engine.checkpoint import Checkpoint, read_manifest
 from surgery.engine.options import Options, Settings
+from surgery.match.products import linear
 
 TABLE = "model.language_model.embed_tokens.weight"
 """The embedding table, which is also the head of a tied checkpoint."""
+PATCHES = "model.visual.patch_embed.proj.weight"
+"""The first weight of the vision tower, which reads pixels."""
 BLOCKS = 256, 128, 64, 32, 16
 """Numbers of weights that may share a scale."""
 HEAD_BLOCK = 128
@@ -23,7 +27,13 @@ HEAD_BLOCK = 128
 
 @dataclass(frozen=True)
 class Facts(Settings, Checkpoint):
-    """A checkpoint and the options of a run, and what follows from both together."""
+    """A checkpoint and the options of a run, and what follows from both together.
+
+    Attributes:
+        tower: the formats of the vision graph's linear weights, where they are quantized.
+    """
+
+    tower: Plan | None = field(default=None, kw_only=True)
 
     @classmethod
     def load(cls, raw: Path, options: Options) -> Facts:
@@ -61,6 +71,29 @@ class Facts(Settings, Checkpoint):
         """Whether fused experts are quantized; a block size must divide all rows of weights."""
         fits = self.target.runs("QMoE", self.text_dtype)
         return self.quantized and self.fused_experts > 0 and fits and self.expert_format is not None
+
+    @property
+    def quantized_tower(self) -> bool:
+        """Whether the linear weights of the vision tower are quantized, to 8 bits."""
+        return self.options.precision == "int8"
+
+    @property
+    def tower_weights(self) -> int:
+        """Linear weights of the vision tower: of its blocks and its mergers."""
+        matrices = 5 if self.rms_tower else 4  # one more where the MLP has a gate
+        return matrices * self.depth + 2 * (1 + self.levels)
+
+    def quantized_in_tower(self, name: str) -> bool:
+        """Whether a weight of the vision graph is quantized if it is that of a linear layer.
+
+        The patch embedding is not: rounding it would round the picture itself.
+        """
+        return name != PATCHES and not kept([name], self.options.keep)
+
+    def plan_tower(self, model: ir.Model) -> Plan:
+        """The formats of the vision graph's linear weights."""
+        found = linear(model, lambda name: not self.quantized_in_tower(name))
+        return in_eight_bits(found, self.vision_dtype)
 
     @property
     def late_cast(self) -> bool:

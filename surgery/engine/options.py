@@ -17,6 +17,8 @@ from surgery.engine.targets import TARGETS, Target
 from surgery.match.products import linear
 
 DTYPES = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16}
+PRECISIONS = {**DTYPES, "int8": ir.DataType.FLOAT}
+"""Dtypes of activations in the vision and embedding graphs by `--precision`."""
 LONGEST = 1 << 20
 """Longest context: four times the longest that a Qwen-VL model was trained for."""
 WIDEST = 1 << 14
@@ -88,7 +90,7 @@ class Options:
             raise UserError(f"--image-size {self.image_size}: must be from 1 to {WIDEST:,} pixels.")
         choices = (
             ("--execution-provider", self.execution_provider, TARGETS),
-            ("--precision", self.precision, DTYPES),
+            ("--precision", self.precision, PRECISIONS),
             ("--text-precision", self.text_precision, ("int4", *DTYPES)),
             ("--preset", self.preset, PRESETS),
         )
@@ -136,7 +138,7 @@ class Settings:
     @property
     def vision_dtype(self) -> ir.DataType:
         """Dtype of activations in the vision and embedding graphs."""
-        return DTYPES[self.options.precision]
+        return PRECISIONS[self.options.precision]
 
     @property
     def text_dtype(self) -> ir.DataType:

@@ -72,15 +72,15 @@ def build(
     facts.check_unchanged()
     told = check_configurations(facts)
     facts = planned(facts)
-    plans: list[Plan] = []
+    plans: dict[str, Plan] = {}
 
     def hear(record: runner.Record, words: str) -> None:
         if isinstance(record.work, MatMulNBits) and isinstance(record.work.followed, Plan):
-            plans.append(record.work.followed)
+            plans[record.graph] = record.work.followed
         (tell or show)(record, words)
 
     models = operate(facts, watchers=watchers, tell=hear)
-    facts = replace(facts, plan=plans[0] if plans else None)
+    facts = replace(facts, plan=plans.get("decoder"), tower=plans.get("vision"))
     about = {
         "kind": "package",
         "versions": manifest.versions(LIBRARIES),
@@ -192,9 +192,10 @@ def write(models: dict[str, ir.Model], folder: Path, facts: Facts) -> Layout:
     copy_tokenizer(facts.tokens, folder)
     dump(genai_config(facts), folder / "genai_config.json")
     dump(processor_config(facts), folder / PROCESSOR)
-    if facts.plan is not None:
-        unplanned = quantization.rest([models[filenames(facts)["decoder"]]], facts.plan)
-        dump(facts.plan.data() | {"rounded": unplanned}, folder / QUANTIZATION)
+    if facts.plan is not None or facts.tower is not None:
+        plan = facts.plan or Plan({}, (), 0.0)
+        unplanned = quantization.rest(models.values(), plan)
+        dump(plan.data() | {"rounded": unplanned}, folder / QUANTIZATION)
     with progress(in_bytes=True) as bar:
         task = bar.add_task("weights", total=None)
         layout = write_graphs(

@@ -10,7 +10,7 @@ TEMPLATE = """\
 # {title}
 
 {source} for [onnxruntime-genai](https://github.com/microsoft/onnxruntime-genai) 0.18 or newer,
-execution provider `{provider}`: vision and embedding in {precision}, decoder in {text}.
+execution provider `{provider}`: {precision}, decoder in {text}.
 {carried}M-RoPE is exact, pictures of any size and number.
 
 ```python
@@ -47,13 +47,31 @@ def model_card(facts: Facts, layout: Layout) -> str:
         title=f"{source}, ONNX, {options.execution_provider}, {options.text_precision}",
         source=f"`{source}`",
         provider=options.execution_provider,
-        precision=options.precision,
+        precision=precision(facts),
         text=options.text_precision,
         folder=".",
         carried="DeepStack is carried, " if facts.levels else "",
         files=sizes,
         quantization=quantization(facts),
     )
+
+
+def precision(facts: Facts) -> str:
+    """What the vision and the embedding graph are in."""
+    if facts.quantized_tower:
+        return "vision in int8, embedding in fp32"
+    return f"vision and embedding in {facts.options.precision}"
+
+
+def tower(plan: Plan, count: int) -> str:
+    """How the `count` linear weights of the vision tower are quantized, in two sentences."""
+    left = count - len(plan.rows)
+    text = (
+        f"Linear weights of the vision tower: {plan.bits:.2f} bits each, scales included, rounded "
+        f"to nearest"
+    )
+    text += f"; {left} of {count} matrices stay in float." if left else "."
+    return f"{text} Its patch embedding, position table, norms and biases are not quantized."
 
 
 def layers(plan: Plan) -> str:
@@ -82,9 +100,17 @@ def origin(facts: Facts) -> str:
 
 
 def quantization(facts: Facts) -> str:
+    """Return sentences on how the graphs are quantized."""
+    told = [decoder(facts)]
+    if facts.tower is not None:
+        told.append(tower(facts.tower, facts.tower_weights))
+    return " ".join(told)
+
+
+def decoder(facts: Facts) -> str:
     """Return a sentence on how the decoder is quantized."""
     if not facts.quantized:
-        return f"Weights as in the checkpoint, in {facts.options.text_precision}."
+        return f"Weights of the decoder as in the checkpoint, in {facts.options.text_precision}."
     head = f"{facts.options.head_bits} bits in blocks of {facts.head_block}"
     result = f"The head has {head}."
     if facts.plan is not None:

@@ -11,7 +11,7 @@ from surgery.answer.pytorch import PyTorch
 from surgery.answer.runtime import Runtime
 from surgery.base.errors import PackageError
 from surgery.verify.finding import Finding, close
-from surgery.verify.opened import INT4, Opened
+from surgery.verify.opened import QUANTIZED, Opened
 from surgery.verify.rounding import compare as compare_weight
 from surgery.verify.rounding import every, unpacked
 from surgery.verify.runtime import QUESTION, open_runtime, sample
@@ -22,9 +22,9 @@ OTHERWISE, FURTHEST = 0.25, 0.5
 """Share of steps that may have asked other experts, and how far off they may be, of the largest
 logit."""
 
-TOLERANCE = {"fp32": 1e-5, "fp16": 1e-2, "int4": 5e-2}
-"""Of the largest logit. An int4 package is held to PyTorch with the unpacked weights; what is left
-is the rounding of activations to int8 (accuracy level 4)."""
+TOLERANCE = {"fp32": 1e-5, "fp16": 1e-2, "int8": 5e-2, "int4": 5e-2}
+"""Of the largest logit. A package with quantized weights is held to PyTorch with the unpacked ones;
+what is left is the rounding of activations to int8 (accuracy level 4)."""
 
 
 def check_logits(
@@ -41,7 +41,7 @@ def check_logits(
         yield Finding("logits", f"made for {package.provider}, not run: {e}")
         return
     with PyTorch.running(checkpoint, cache_dir, revision) as pytorch:
-        if package.precision == INT4:
+        if package.precision in QUANTIZED:
             yield from check_weights(package, pytorch)
             pytorch.replace(unpacked(package))
         for count in (0, 1, 2):

@@ -14,7 +14,8 @@ from surgery.base.files import Fields
 from surgery.engine import loading
 
 PARTS = ("vision", "embedding", "decoder")
-INT4 = "int4"
+QUANTIZED = "int4", "int8"
+"""Precisions of packages with quantized weights."""
 
 
 class Opened:
@@ -76,9 +77,13 @@ class Opened:
 
     @cached_property
     def precision(self) -> str:
-        """The lowest precision in any of the graphs: int4, fp16 or fp32."""
-        if any(node.op_type == "MatMulNBits" for node in self.graphs["decoder"].graph):
-            return INT4
+        """The lowest precision in any of the graphs: int4, int8, fp16 or fp32.
+
+        int4 is a decoder with quantized weights, int8 one in float behind a quantized tower.
+        """
+        for part, word in (("decoder", "int4"), ("vision", "int8")):
+            if any(node.op_type == "MatMulNBits" for node in self.graphs[part].graph):
+                return word
         to = (
             node.attributes.get_int("to", 0)
             for model in self.graphs.values()

@@ -20,7 +20,7 @@ import quant
 from quant.blocks import unpack as unpack_codes
 from surgery.rewrite.weights import numbers
 from surgery.verify.finding import Finding
-from surgery.verify.opened import Opened
+from surgery.verify.opened import PARTS, Opened
 
 PACKED = {
     "MatMulNBits": ((1, 2, 3),),
@@ -79,8 +79,8 @@ class Unpacked:
 
 
 def every(package: Opened) -> Iterator[Unpacked]:
-    """The quantized weights of the embedding and the decoder graph."""
-    for part in ("embedding", "decoder"):
+    """The quantized weights of the three graphs."""
+    for part in PARTS:
         for node in package.graphs[part].graph:
             for places in PACKED.get(node.op_type, ()):
                 found = read(node, places)

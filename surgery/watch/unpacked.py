@@ -70,7 +70,8 @@ def reference(before: ir.Model, after: ir.Model) -> ir.Model | None:
             if source is not None and blocks is not None:
                 unpacked = arranged(stored(Unpacked(blocks), blocks.source), source)
                 value.const_value = RowTensor(unpacked, name=value.name or "")
-                widen(value, source.parts[0][0])
+                if source.parts[0][0] != ir.DataType.FLOAT:
+                    widen(value, source.parts[0][0])
     return copy
 
 

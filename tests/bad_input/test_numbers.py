@@ -35,7 +35,8 @@ CASES = [
     (name, (float("nan"), float("-inf"))[i % 2], OPTIONS[i % len(OPTIONS)])
     for i, name in enumerate(WEIGHTS.values())
 ]
-"""Every weight; NaN and infinity, and the options, in turn."""
+CASES += [(WEIGHTS[what], float("nan"), ("-p", "int8")) for what in ("tower's linear", "patches")]
+"""Every weight; NaN and infinity, and the options, in turn; a tower in 8 bits."""
 
 
 @pytest.fixture

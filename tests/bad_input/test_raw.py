@@ -96,3 +96,8 @@ def test_passes_that_need_others(raw, capsys, words):
 
 def test_a_precision_that_the_provider_has_not(build):
     assert "attention with a cache in float16 only" in build("-e", "cuda", "-t", "fp32")
+
+
+@pytest.mark.parametrize("words", [(), ("-p", "int8", "-t", "fp32")])
+def test_a_pattern_that_is_no_regular_expression(build, words):
+    assert "--keep (: no regular expression" in build("--keep", "(", *words)

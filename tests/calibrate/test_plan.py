@@ -9,7 +9,7 @@ import pytest
 
 from surgery.base.errors import UserError
 from surgery.calibrate import job
-from surgery.calibrate.plan import EIGHT, base_format, from_structure
+from surgery.calibrate.plan import EIGHT, base_format, from_structure, in_eight_bits
 from surgery.calibrate.roles import role
 from surgery.match.products import linear
 
@@ -81,6 +81,18 @@ def test_structure_spends_on_values_first(products):
     assert not plan.measured and 4 < plan.bits <= 4.5
     eight = [row.name for row in plan.rows if row.bits == EIGHT.bits]
     assert eight and all("v_proj" in name for name in eight[:1])
+
+
+def test_eight_bits_for_all(products):
+    """As many as blocks of 128 without zero points take, or smaller ones where those do not fit."""
+    plan = in_eight_bits(products)
+    assert list(plan.formats) == [product.name for product in products]
+    for row in plan.rows:
+        assert row.bits == 8 and row.block == base_format(row.shape[1]).block
+        assert plan.formats[row.name].symmetric
+    sizes = [row.shape[0] * row.shape[1] for row in plan.rows]
+    bits = [size * (8 + 32 / row.block) for size, row in zip(sizes, plan.rows)]  # a scale a block
+    assert plan.bits == pytest.approx(sum(bits) / sum(sizes))
 
 
 @pytest.mark.parametrize(

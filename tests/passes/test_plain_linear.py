@@ -36,6 +36,11 @@ def test_near_miss(build, untouched, text, reason):
     untouched(make(), build(text), reason)
 
 
+def test_a_layer_that_stays_in_float_stays_gemm(build, untouched):
+    work = PlainLinear(lambda name: not name.startswith("up"))
+    untouched(work, build(BEFORE), "a weight that is to be quantized")
+
+
 @pytest.mark.parametrize("text", [BEFORE, AS_IT_LIES], ids=["turned", "as it lies"])
 def test_numbers(build, same_numbers, rng, text):
     inputs = [{"x": rng.standard_normal((m, 8)).astype(np.float32)} for m in (1, 5, 40)]

@@ -48,6 +48,7 @@ DECODER = {
 COUNTS = {
     ("vision", "fp32"): VISION,
     ("vision", "int4"): VISION,
+    ("vision", "int8"): {**VISION, "matmul_nbits": 4 * DEPTH + 2 * (1 + LEVELS)},
     ("embedding", "fp32"): EMBEDDING,
     ("decoder", "fp32"): {**DECODER, "weight_transpose": 7 * LAYERS + 1},
     ("decoder", "int4"): {**DECODER, "matmul_nbits": 7 * LAYERS + 1, "weight_transpose": 0},
@@ -55,7 +56,8 @@ COUNTS = {
 
 
 def facts_of(raw, precision="fp32"):
-    return Facts.load(raw, Options(text_precision=precision, max_length=LENGTH))
+    words = {"precision": "int8"} if precision == "int8" else {"text_precision": precision}
+    return Facts.load(raw, Options(**words, max_length=LENGTH))
 
 
 def load(raw, name):
@@ -101,6 +103,16 @@ def test_decoder_layer(raw, golden_text, precision):
     assert sorted(alike[1]) == sorted(alike[2])
     golden_text(f"decoder_layer_{precision}", "\n".join(layers[1]) + "\n")
     assert not {"Attention", "ScatterND", "NonZero", "Cos", "Range"} & set(view.histogram(model))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_vision_block(raw, golden_text, precision):
+    """Every node of a block of the tower, but for those in branches."""
+    model, _ = done(raw, "vision", precision)
+    path = "model.visual.blocks.1"
+    nodes = [n for n in model.graph if f"{scope(n)}.".startswith(f"{path}.")]
+    lines = [f"{scope(n).removeprefix(path).lstrip('.') or '-'} {n.op_type}" for n in nodes]
+    golden_text(f"vision_block_{precision}", "\n".join(lines) + "\n")
 
 
 @pytest.mark.parametrize("name", RECIPES)

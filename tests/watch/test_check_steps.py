@@ -51,6 +51,15 @@ def test_quantized_weights_compare_with_their_unpacked_form(
     assert check["unpacked"] and check["relative"] <= TOLERANCE
 
 
+def test_a_quantized_tower_compares_with_its_unpacked_form(
+    raw: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Sequences in the branches of its attention keep their types."""
+    found = figures(raw, capsys, "--graph", "vision", "-p", "int8")
+    assert found["vision", "matmul_nbits"]["unpacked"]
+    assert all(check["relative"] <= TOLERANCE for check in found.values())
+
+
 def test_a_graph_between_two_dtypes_waits_for_the_next_pass(
     raw: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -27,7 +28,7 @@ class PlainLinear(NodePass[Linear]):
     before  Gemm(x, weight, bias) with a stored weight, transB or not
     after   MatMul(x, weight) + bias, the weight behind a Transpose where transB was 1
     keeps   values up to the order of sums ; the weight's name
-    not     alpha or beta other than 1, transA, a weight that is computed
+    not     alpha or beta other than 1, transA, a weight that is computed or is to stay in float
     why     matmul_nbits takes MatMul alone, and older exporters write every linear layer as Gemm
     """
 
@@ -35,12 +36,26 @@ class PlainLinear(NodePass[Linear]):
     needs = ("dims", "fold", "noop")
     anchors = ("Gemm",)
 
+    def __init__(
+        self, wanted: Callable[[str], bool] = lambda name: True, *, expect: int | None = None
+    ) -> None:
+        """Choose the layers.
+
+        Args:
+            wanted: whether the weight of that name is to be quantized; the layers of others, which
+                are faster as Gemm, are left alone.
+            expect: number of sites that the pass must find; None for any number.
+        """
+        super().__init__(expect=expect)
+        self.wanted = wanted
+
     def match(self, node: ir.Node, m: Matcher) -> Linear:
         """A plain layer."""
         x, weight, *rest = node.inputs
         assert x is not None and weight is not None
         m.rank(weight, 2)
         m.check(weight.is_initializer(), "a stored weight", weight.name)
+        m.check(self.wanted(weight.name or ""), "a weight that is to be quantized", weight.name)
         factors = [node.attributes.get_float(name, 1.0) for name in ("alpha", "beta")]
         m.check(factors == [1.0, 1.0], "alpha and beta of 1", factors)
         m.check(node.attributes.get_int("transA", 0) == 0, "rows that are not transposed", 1)
