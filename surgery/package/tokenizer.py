@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from surgery.base.errors import PackageError
@@ -23,6 +24,8 @@ OPTIONAL = (
     "merges.txt",
     "generation_config.json",
 )
+TEMPLATES = (TEMPLATE, "chat_template.json")
+"""Files that may hold the chat template, beside tokenizer_config.json."""
 
 
 def copy_tokenizer(tokens: Tokens, folder: Path) -> None:
@@ -33,11 +36,14 @@ def copy_tokenizer(tokens: Tokens, folder: Path) -> None:
     one in tokenizer_config.json, which the runtime would prefer, is left out.
 
     Raises:
-        PackageError: the checkpoint has no tokenizer.json or no tokenizer_config.json, or a file
-            is not what its name says.
+        PackageError: the checkpoint has no tokenizer.json or no tokenizer_config.json, a file is
+            not what its name says, or is a link out of the checkpoint.
     """
+    for name in TEMPLATES:
+        check_own(tokens.folder / name)
     for name in (*REQUIRED, *OPTIONAL):
         source = tokens.folder / name
+        check_own(source)
         if name in REQUIRED or source.exists():
             (folder / name).write_bytes(contents(source))
     template = tokens.template
@@ -50,6 +56,23 @@ def copy_tokenizer(tokens: Tokens, folder: Path) -> None:
         del config["chat_template"]
         text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
         path.write_text(text, encoding="utf-8", newline="")
+
+
+def check_own(source: Path) -> None:
+    """Refuse a link to a file that is no part of the checkpoint: it would get into the package.
+
+    Links may lead to the folder of tokenizer.json: in the cache of the hub all files are links into
+    one folder of blobs.
+
+    Raises:
+        PackageError: the link leads elsewhere.
+    """
+    real = Path(os.path.realpath(source))
+    homes = (source.parent, Path(os.path.realpath(source.parent / REQUIRED[0])).parent)
+    if not any(real.is_relative_to(os.path.realpath(home)) for home in homes):
+        raise PackageError(
+            f"{source}: is a link out of the folder of the checkpoint. Copy the file there."
+        )
 
 
 def contents(source: Path) -> bytes:

@@ -295,3 +295,29 @@ def test_a_manifest_of_another_kind(refused, raw, tmp_path, key, value):
     manifest[key] = value
     (raw / "manifest.json").write_text(json.dumps(manifest))
     assert "manifest.json: " in refused(main, "-i", raw, "-o", tmp_path / "package")
+
+
+COPIED = ("merges.txt", "vocab.json", "chat_template.jinja", "generation_config.json")
+
+
+@pytest.mark.parametrize("name", COPIED)
+def test_a_link_out_of_the_checkpoint(damaged, tmp_path, name):
+    """The package must not hold what lies elsewhere on the disk."""
+    (tmp_path / "secret").write_text('{"secret": 1}')
+    (damaged.folder / name).unlink(missing_ok=True)
+    (damaged.folder / name).symlink_to(tmp_path / "secret")
+    (tmp_path / "package").mkdir()
+    with pytest.raises(PackageError, match=f"{name}: is a link out of the folder"):
+        copy_tokenizer(damaged().tokens, tmp_path / "package")
+
+
+def test_links_into_the_cache_of_the_hub(damaged, tmp_path):
+    """There every file is a link, and all lead to one folder."""
+    blobs, snapshot = tmp_path / "blobs", damaged.folder
+    snapshot.rename(blobs)
+    snapshot.mkdir()
+    for path in blobs.iterdir():
+        (snapshot / path.name).symlink_to(path)
+    (tmp_path / "package").mkdir()
+    copy_tokenizer(damaged().tokens, tmp_path / "package")
+    assert (tmp_path / "package" / "generation_config.json").is_file()
