@@ -68,7 +68,8 @@ def resolved_config(checkpoint: Checkpoint, family: Family) -> Any:
     for lack in unstated(given):
         raise CheckpointError(f"{checkpoint.source}: config.json has {lack}.")
     try:
-        config = family.model.config_class.from_dict(given)
+        with quiet():  # it logs values of the configuration, which say what they like to a terminal
+            config = family.model.config_class.from_dict(given)
     except Exception as e:  # the validators of transformers raise exceptions of any type
         message = " ".join(str(e).split())
         raise CheckpointError(f"{checkpoint.source}: config.json: {message}") from e
@@ -310,7 +311,7 @@ def cast(graph: ir.Graph, weight: ir.Value, stored: ir.DataType) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Suppress the warnings of torch and transformers about tracing while the block runs.
+    """Suppress the warnings of torch and transformers while the block runs.
 
     This changes the state of the whole process: log levels, warning filters and standard error.
     Other threads are silenced too.

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from export_min.__main__ import main
 from export_min.families import FAMILIES
 
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 WEIGHTS = "model.safetensors"
 NORM = "model.language_model.norm.weight"
 
@@ -45,11 +46,10 @@ def test_no_such_path(refused, tmp_path):
 
 def test_a_hub_id_without_the_hub(tmp_path):
     command = [sys.executable, "-m", "export_min", "-i", "someone/something", "-o", "raw"]
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     environment = os.environ | {
         "HF_HUB_OFFLINE": "1",
         "HF_HOME": str(tmp_path / "cache"),
-        "PYTHONPATH": root,
+        "PYTHONPATH": ROOT,
     }
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
@@ -237,3 +237,21 @@ def test_experts_of_another_size(export, checkpoint):
     edit(checkpoint, "config.json", mixture)
     rewrite(checkpoint, wrong)
     assert "down_proj has shape [4, 60, 128], config.json requires [4, 128, 64]" in export()
+
+
+@pytest.mark.parametrize("found", ["x", "\x1b[31mred", "a\nerror: all is well"])
+def test_a_rope_type_is_told_in_one_line(checkpoint, tmp_path, found):
+    """transformers would log it as it is, line breaks and codes for the terminal included."""
+    edit(
+        checkpoint,
+        "config.json",
+        lambda config: config["text_config"]["rope_scaling"].update(rope_type=found),
+    )
+    command = [sys.executable, "-m", "export_min", "-i", str(checkpoint), "-o", "raw"]
+    environment = os.environ | {"PYTHONPATH": ROOT}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2 and line.startswith("error: ") and "rope_type is" in line
+    assert line.isprintable() and not (tmp_path / "raw").exists()
