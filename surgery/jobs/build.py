@@ -142,7 +142,8 @@ def question(output: Path, facts: Facts) -> str:
     if facts.manifest["source"] == "demo":
         picture = os.path.relpath(facts.checkpoint / "images" / "shapes.png")
         about = "where is the green rectangle?"
-    words = ["python", "-m", "surgery", "chat", str(output), "--image", picture]
+    folder = os.path.join(".", output) if str(output).startswith("-") else str(output)
+    words = ["python", "-m", "surgery", "chat", folder, "--image", picture]
     return f'{shlex.join(words)} "{about}"'
 
 

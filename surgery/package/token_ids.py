@@ -43,11 +43,14 @@ class TokenIds:
 
     @property
     def start(self) -> int:
-        """The token that begins a text; where none is named, the first that ends an answer."""
+        """The token that begins a text; where none is named, the first that ends an answer.
+
+        Raises:
+            PackageError: it is outside the embedding table.
+        """
         for part in (self.generation, self.text, self.outer):
-            found = part.values.get("bos_token_id")
-            if is_integer(found):
-                return int(found)
+            if is_integer(part.values.get("bos_token_id")):
+                return part.integer("bos_token_id", 0, self.size - 1)
         return self.ends[0]
 
     def padding(self) -> tuple[int, str]:

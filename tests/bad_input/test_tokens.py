@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +15,7 @@ from surgery.base.prompts import turn
 from surgery.base.tokens import PICTURE_TOKENS, Tokens
 from surgery.engine.facts import Facts
 from surgery.engine.options import Options
-from surgery.jobs.build import check_configurations
+from surgery.jobs.build import check_configurations, question
 from surgery.package.genai_config import genai_config, token_ids
 from surgery.package.tokenizer import copy_tokenizer
 
@@ -321,3 +323,16 @@ def test_links_into_the_cache_of_the_hub(damaged, tmp_path):
     (tmp_path / "package").mkdir()
     copy_tokenizer(damaged().tokens, tmp_path / "package")
     assert (tmp_path / "package" / "generation_config.json").is_file()
+
+
+@pytest.mark.parametrize("token", [-1, 10**9])
+def test_a_first_token_outside_the_table(damaged, token):
+    with pytest.raises(PackageError, match=r"generation_config.json: bos_token_id is"):
+        genai_config(damaged(generation_config={"bos_token_id": token}))
+
+
+@pytest.mark.parametrize("name", ["a b", "it's", "$HOME", "-o", "--force"])
+def test_the_closing_hint_can_be_pasted(damaged, name):
+    words = shlex.split(question(Path(name), damaged()))
+    assert words[:4] == ["python", "-m", "surgery", "chat"]
+    assert Path(words[4]) == Path(name) and not words[4].startswith("-")
