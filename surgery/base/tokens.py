@@ -35,6 +35,8 @@ PICTURE_MARKS = (*PICTURE_TOKENS.values(), "<|vision_end|>")
 """Tokens around and in place of pictures and videos, whether or not a chat template has them."""
 VARIABLES = ("bos_token", "eos_token", "unk_token")
 """Tokens of tokenizer_config.json that templates may write."""
+MOST = 1 << 31
+"""Ids that the runtime can hold."""
 PAD = "<|endoftext|>"
 """The padding token of the Qwen families, as published."""
 
@@ -80,12 +82,13 @@ class Tokens:
         special = set()
         for token in whole.objects("added_tokens", longest=1 << 20):
             content = token.text("content")
-            added[content] = token.integer("id", 0, (1 << 31) - 1)
+            added[content] = token.integer("id", 0, MOST - 1)
             if token.flag("special", False):
                 special.add(content)
         plain = frozenset(vocabulary(whole))
         path = folder / "tokenizer_config.json"
         config = Fields(path, read_json(path, error, limit=MANIFEST_BYTES), error)
+        check_types(config)
         pad = content_of(config.values.get("pad_token"))
         found = {key: content_of(config.values.get(key)) for key in VARIABLES}
         variables = {key: text for key, text in found.items() if text is not None}
@@ -160,12 +163,28 @@ def note(refused: list[str], token: int, tokens: Tokens) -> str:
 def vocabulary(tokenizer: Fields) -> Iterator[int]:
     """Ids of the tokens of a tokenizer's model."""
     found = tokenizer.inner("model").values.get("vocab")
-    if isinstance(found, dict) and all(is_integer(i) for i in found.values()):
+    if isinstance(found, dict) and all(is_integer(i) and 0 <= i < MOST for i in found.values()):
         yield from found.values()
     elif isinstance(found, list):
         yield from range(len(found))
     else:
         raise tokenizer.inner("model").fault("vocab", "an object of ids")
+
+
+def check_types(config: Fields) -> None:
+    """Raise where tokenizer_config.json has values of types with which the runtime does not load.
+
+    Args:
+        config: its content.
+    """
+    if "tokenizer_class" in config:
+        config.text("tokenizer_class")
+    length = config.values.get("model_max_length", 0)
+    if isinstance(length, bool) or not isinstance(length, int | float):
+        raise config.fault("model_max_length", "a number")
+    decoder = config.values.get("added_tokens_decoder", {})
+    if not isinstance(decoder, dict) or not all(key.isdecimal() for key in decoder):
+        raise config.fault("added_tokens_decoder", "an object whose keys are ids")
 
 
 def framing(processor: Any) -> Iterator[str]:

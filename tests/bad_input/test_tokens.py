@@ -336,3 +336,20 @@ def test_the_closing_hint_can_be_pasted(damaged, name):
     words = shlex.split(question(Path(name), damaged()))
     assert words[:4] == ["python", "-m", "surgery", "chat"]
     assert Path(words[4]) == Path(name) and not words[4].startswith("-")
+
+
+UNREADABLE = {
+    "ids beyond": ("tokenizer", {"model": {"vocab": {"a": 1 << 40}}}, "vocab"),
+    "ids below": ("tokenizer", {"model": {"vocab": {"a": -1}}}, "vocab"),
+    "class": ("tokenizer_config", {"tokenizer_class": 5}, "tokenizer_class"),
+    "length": ("tokenizer_config", {"model_max_length": "x"}, "model_max_length"),
+    "decoder": ("tokenizer_config", {"added_tokens_decoder": {"x": {}}}, "added_tokens_decoder"),
+}
+"""Values with which onnxruntime-genai would not load the package."""
+
+
+@pytest.mark.parametrize(("name", "change", "key"), UNREADABLE.values(), ids=UNREADABLE)
+def test_values_that_the_runtime_does_not_read(damaged, name, change, key):
+    damaged(**{name: change})
+    with pytest.raises(PackageError, match=rf"{name}.json: (model\.)?{key} is .*needs"):
+        Tokens.read(damaged.folder, PackageError)
