@@ -133,7 +133,7 @@ def measure(
     found = {}
     for name in piece.observed:
         total = sums.pop(name)
-        hessian = total.matrix()
+        hessian = total.estimate()
         factor = quant.factor(hessian)
         for product in piece.products:
             if product.input != name:

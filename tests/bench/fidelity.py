@@ -143,7 +143,7 @@ def hessians(model: Model, ids: torch.Tensor) -> dict[tuple[int, str], Any]:
             sums.setdefault(group, quant.Hessian(x.shape[-1])).add(x.numpy())
 
         streams = [run_layer(model, layer, x, model.linear, gather) for x in streams]
-        found |= {(layer, group): total.matrix() for group, total in sums.items()}
+        found |= {(layer, group): total.estimate() for group, total in sums.items()}
     return found
 
 
@@ -191,7 +191,7 @@ def sequential(
             rows = x.reshape(-1, x.shape[-1]).numpy()
             total = quant.Hessian(rows.shape[1])
             total.add(rows)
-            hessian = total.matrix()
+            hessian = total.estimate()
             factor = quant.factor(hessian)
             if correction:
                 cross = (inputs[group].T @ rows / len(rows)).astype(np.float64)

@@ -109,7 +109,7 @@ def test_calibrated_codes_lose_less_than_rounding(calibration):
     for piece in cut(work.model, hidden, work.skip):
         weights = {product.name: product.matrix() for product in piece.products}
         stream, sums = observe(piece, calibration.batches, weights, stream)
-        matrices = {name: total.matrix() for name, total in sums.items()}
+        matrices = {name: total.estimate() for name, total in sums.items()}
         for product in piece.products:
             weight, hessian = weights[product.name], matrices[product.input]
             n, k = weight.shape

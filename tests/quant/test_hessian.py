@@ -30,9 +30,7 @@ def test_the_matrix_is_the_mean_of_outer_products(
     hessian = Hessian(k, dtype)
     hessian.add(x[:60].reshape(3, 20, k))
     hessian.add(x[60])
-    other = Hessian(k, dtype)
-    other.add(x[61:])
-    hessian.merge(other)
+    hessian.add(x[61:])
     found = hessian.matrix()
     assert hessian.count == 90 and found.dtype == np.float32
     assert np.array_equal(found, found.T)
@@ -60,10 +58,93 @@ def test_bad_inputs_are_refused_and_change_nothing() -> None:
     assert hessian.count == 0 and not hessian.total.any()
     with pytest.raises(ValueError, match="no inputs were added"):
         hessian.matrix()
-    with pytest.raises(ValueError, match="5 channels cannot be merged into 4"):
-        hessian.merge(Hessian(5))
     with pytest.raises(ValueError, match="dtype is int8"):
         Hessian(4, np.int8)
+    with pytest.raises(ValueError, match="run is 0, must be 1 or more"):
+        Hessian(4, run=0)
+
+
+@pytest.mark.parametrize("runs", [2, 5])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_share_of_chance_is_the_variance_of_the_mean(
+    runs: int, dtype: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its definition, from the products of every run, whatever panels they are summed in."""
+    monkeypatch.setattr(quant.hessian, "COLUMNS", 8)
+    k, size = 20, 16
+    x = inputs(runs * size, k, seed=3)
+    hessian = Hessian(k, dtype, run=size)
+    hessian.add(x)
+    mean = np.square(x[:size].astype(np.float64)).mean(0)
+    scale = 1 / np.sqrt(mean + quant.hessian.FLOOR * mean.mean())
+    each = [(part * scale).T @ (part * scale) for part in np.split(x.astype(np.float64), runs)]
+    off = ~np.eye(k, dtype=bool)
+    whole = sum(each)
+    variance = sum(np.square(s - whole / runs)[off].sum() for s in each) * runs / (runs - 1)
+    wanted = min(variance / np.square(whole)[off].sum(), 1)
+    assert 0 < wanted < 1
+    assert hessian.shrinkage == pytest.approx(wanted, rel=1e-4)
+
+
+def test_runs_of_different_length_are_weighed() -> None:
+    """Short runs neither raise nor lower the share on average."""
+    shares: dict[bool, list[float]] = {True: [], False: []}
+    for seed in range(40):
+        x = inputs(512, 24, seed)
+        for even in shares:
+            hessian = Hessian(24, run=64)
+            for part in np.split(x, 8) if even else np.split(x, [20, 64, 100, 192, 256, 400]):
+                hessian.add(part)
+            shares[even].append(hessian.shrinkage)
+    assert np.mean(shares[True]) == pytest.approx(np.mean(shares[False]), rel=0.3)
+
+
+def test_what_is_chance_shrinks_and_what_is_not_stays() -> None:
+    rng = np.random.default_rng(5)
+    independent, one, dependent = (Hessian(50, run=1), Hessian(50), Hessian(50, run=1))
+    independent.add(rng.standard_normal((200, 50)))
+    one.add(rng.standard_normal((200, 50)))
+    common = rng.standard_normal((2000, 1))
+    dependent.add(common + 0.1 * rng.standard_normal((2000, 50)))
+    assert independent.shrinkage > 0.8 and one.shrinkage == 1 and dependent.shrinkage < 0.01
+    assert Hessian(3).shrinkage == 1
+    for hessian in (independent, one, dependent):
+        s, plain = hessian.shrinkage, hessian.matrix()
+        wanted = (1 - s) * plain + s * np.diag(plain.diagonal())
+        np.testing.assert_allclose(hessian.estimate(), wanted, rtol=1e-5, atol=1e-7)
+
+
+def test_a_channel_that_starts_dead_does_not_count_alone() -> None:
+    x = inputs(400, 12, seed=2)
+    x[:100, 3] = 0
+    hessian = Hessian(12, run=100)
+    hessian.add(x)
+    assert 0 < hessian.shrinkage < 1
+    nothing = Hessian(4, run=2)
+    nothing.add(np.zeros((8, 4)))
+    assert nothing.shrinkage == 1 and not nothing.estimate().any()
+
+
+def test_few_inputs_mislead_the_matrix_and_not_the_estimate() -> None:
+    """On inputs that neither has seen, codes chosen under the matrix are worse than rounding."""
+    rng = np.random.default_rng(7)
+    k, form = 256, quant.BlockFormat(4, 32, symmetric=False)
+    mixing = np.eye(k) + 0.4 * rng.standard_normal((k, k)) / np.sqrt(k)
+    weight = rng.standard_normal((64, k)).astype(np.float32)
+    x = (rng.standard_normal((20000, k)) @ mixing).astype(np.float32)
+    seen, unseen = Hessian(k, run=1), Hessian(k)
+    seen.add(x[:300])
+    unseen.add(x[300:])
+    errors = {
+        name: quant.output_error(
+            weight, quant.gptq(weight, factor(hessian), form), unseen.matrix()
+        ).squared_error
+        for name, hessian in (("matrix", seen.matrix()), ("estimate", seen.estimate()))
+    }
+    rounded = quant.quantize_parallel(weight, form)
+    plain = quant.output_error(weight, rounded, unseen.matrix()).squared_error
+    assert errors["matrix"] > 1.2 * plain
+    assert errors["estimate"] < plain
 
 
 def rebuilt(found: Factor) -> np.ndarray:

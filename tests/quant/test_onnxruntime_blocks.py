@@ -117,7 +117,7 @@ def test_the_gain_of_gptq_survives_the_kernel(accuracy_level: int, symmetric: bo
     weight = rng.standard_normal((24, k)).astype(np.float32) * np.float32(0.02)
     hessian = Hessian(k)
     hessian.add(seen)
-    blocks = gptq(weight, factor(hessian.matrix()), form)
+    blocks = gptq(weight, factor(hessian.estimate()), form)
     exact = unseen @ weight.T
     error, plain = (
         np.linalg.norm(matmul(unseen, b, accuracy_level) - exact)
