@@ -7,26 +7,30 @@ from collections.abc import Generator
 from PIL import Image
 
 from surgery.answer.runtime import Runtime, Sampling
+from surgery.answer.session import Session
 from surgery.base.prompts import turn
 
 
 class Conversation:
     """The turns so far and their pictures.
 
-    Every turn uses a new generator of onnxruntime-genai, which reads the whole conversation. An
-    earlier generator could be continued, but it silently ignores pictures after its first turn, and
-    its cache lacks the last token of its own answer.
+    A turn without pictures goes on where the answer before it ended; the package reads the whole
+    conversation again where it cannot (see `Session`).
     """
 
-    def __init__(self, runtime: Runtime, sampling: Sampling, max_tokens: int) -> None:
+    def __init__(
+        self, runtime: Runtime, sampling: Sampling, max_tokens: int, lasting: bool = True
+    ) -> None:
         """Start an empty conversation.
 
         Args:
             runtime: the opened package.
             sampling: how tokens are sampled.
             max_tokens: largest number of tokens in an answer.
+            lasting: whether more than one turn is likely; memory is reserved for the next ones.
         """
-        self.runtime, self.sampling, self.max_tokens = runtime, sampling, max_tokens
+        self.runtime, self.max_tokens = runtime, max_tokens
+        self.session = Session(runtime, sampling.options(), lasting)
         self.messages: list[dict[str, str]] = []
         self.pictures: list[Image.Image] = []
 
@@ -44,7 +48,7 @@ class Conversation:
         stream = self.runtime.tokenizer.create_stream()
         pieces: list[str] = []
         try:
-            for token in self.runtime.generate(prompt, self.max_tokens, self.sampling.options()):
+            for token in self.session.answer(prompt, every, self.max_tokens):
                 pieces.append(stream.decode(token))
                 yield pieces[-1]
         finally:

@@ -164,8 +164,13 @@ class Runtime:
 
     def generate(self, prompt: Prompt, steps: int, options: dict[str, Any]) -> Iterator[int]:
         """Tokens of an answer, one by one, the end token included."""
-        generator = self.generator(prompt, steps, options)
-        while not generator.is_done():
+        yield from self.tokens(self.generator(prompt, steps, options), steps)
+
+    def tokens(self, generator: Any, steps: int) -> Iterator[int]:
+        """The next tokens of a generator, at most `steps`, the end token included."""
+        for _ in range(steps):
+            if generator.is_done():
+                return
             with one_line(self.folder, "answer"):
                 generator.generate_next_token()
                 token = int(generator.get_next_tokens()[0])

@@ -78,7 +78,8 @@ def main(args: argparse.Namespace) -> int:
         raise UserError(f"--max-tokens is {args.max_tokens}, must be 1 or more.")
     sampling = Sampling(args.temperature, args.top_k, args.top_p, args.seed)
     pictures = [open_picture(path) for path in args.image]
-    conversation = Conversation(Runtime(args.package), sampling, args.max_tokens)
+    lasting = args.prompt is None
+    conversation = Conversation(Runtime(args.package), sampling, args.max_tokens, lasting)
     if args.prompt is not None:
         answer(conversation, args.prompt, pictures)
     else:
