@@ -16,11 +16,13 @@ import onnx_ir as ir
 import quant
 from surgery.base import manifest
 from surgery.calibrate import plan as plans
+from surgery.calibrate.experts import quantized
 from surgery.calibrate.pieces import Piece, cut
 from surgery.calibrate.plan import EIGHT, Plan, base_format
 from surgery.calibrate.state import Kept, blamed
 from surgery.calibrate.sweep import (
     Batch,
+    Candidate,
     Measured,
     Streams,
     candidates,
@@ -103,10 +105,11 @@ def sweep(
     tell(done, len(pieces))
     for number, piece in enumerate(pieces[done:], done):
         weights = {product.name: product.matrix() for product in piece.products}
-        leaving, sums = observe(piece, batches, weights, streams.main)
-        found = measure(piece, weights, sums, work)
+        seen = observe(piece, batches, weights, streams.main)
+        found = measure(piece, weights, seen.sums, work)
         probe(piece, number, rows, weights, found, streams)
-        streams.main = leaving
+        found += measure_experts(piece, seen.routed, work)
+        streams.main = seen.leaving
         with blamed(work.folder):
             for one in found:
                 keep(one, work)
@@ -149,6 +152,29 @@ def measure(
     return [found[product.name] for product in piece.products]
 
 
+def measure_experts(
+    piece: Piece, routed: Mapping[str, npt.NDArray[np.float32]], work: Work
+) -> list[Measured]:
+    """Quantize the experts of a piece, in the largest block that divides their rows."""
+    found = []
+    for mixture in piece.mixtures:
+        widths = [source.parts[0][1][-1] for source in (mixture.upward, mixture.downward)]
+        form = base_format(math.gcd(*widths), work.symmetric, work.block)
+        if any(width % form.block for width in widths):
+            continue  # the op takes no padded rows
+        x, logits = (routed[name] for name in mixture.inputs)
+        for stack in quantized(mixture, x, logits, form, work.scales.numpy()):
+            experts, n, k = stack.shape
+            candidate = Candidate(stack.blocks, stack.error, stack.blocks.nbytes)
+            found.append(
+                Measured(
+                    stack.name, (experts * n, k), {form: candidate}, stack.norm, len(x), 0.0,
+                    share=0.0, stack=experts, own=stack.own,
+                )
+            )  # fmt: skip
+    return found
+
+
 def keep(one: Measured, work: Work) -> None:
     """Write the base candidate to disk and let go of all blocks; 8 bits are rounded anew."""
     base = next(iter(one.candidates.values())).blocks
@@ -167,7 +193,8 @@ def decide(
         UserError: the budget is below the smallest formats, or `keep` is no regular expression.
     """
     sizes, offers = {}, {}
-    for one in measured:
+    single = [one for one in measured if one.stack == 1]
+    for one in single:
         first = next(iter(one.candidates.values()))
         scale = one.loss / first.error if first.error > 0 else 0.0
         sizes[one.name] = one.shape
@@ -177,11 +204,9 @@ def decide(
         ]
     chosen = plans.choose(sizes, offers, bits, keep, strict)
     rows = []
-    for one in measured:
+    for one in single:
         choice = chosen[one.name]
-        error = None
-        if choice.format is not None:
-            error = math.sqrt(one.candidates[choice.format].error / one.norm) if one.norm else 0.0
+        error = None if choice.format is None else relative(one, choice.format)
         rows.append(plans.row(one.name, one.shape, choice, error))
     return Plan(
         formats={name: choice.format for name, choice in chosen.items()},
@@ -190,7 +215,28 @@ def decide(
         measured=True,
         store=work.kept.store,
         kept={one.name: next(iter(one.candidates)) for one in measured},
+        experts=tuple(experts(one) for one in measured if one.stack > 1),
         scales=work.scales,
+    )
+
+
+def relative(one: Measured, form: quant.BlockFormat) -> float:
+    """Error of a weight's output over the output, as root mean squares."""
+    return math.sqrt(one.candidates[form].error / one.norm) if one.norm else 0.0
+
+
+def experts(one: Measured) -> plans.Experts:
+    """The entry of a plan for a stack of matrices."""
+    ((form, candidate),) = one.candidates.items()
+    n, k = one.shape
+    return plans.Experts(
+        one.name,
+        (one.stack, n // one.stack, k),
+        form.bits,
+        form.block,
+        candidate.nbytes,
+        relative(one, form),
+        one.own,
     )
 
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 import onnxruntime as ort
 
+from surgery.calibrate.experts import Mixture, mixture_of
 from surgery.match.products import Product, product_of
 from surgery.rewrite.weights import numbers
 
@@ -35,12 +36,19 @@ class Piece:
         enters: the activation that comes in; None for the first piece.
         leaves: the activation that goes out.
         products: in the order in which they run, but for those whose weights stay as they are.
+        mixtures: of experts, in the order in which they run.
     """
 
     graph: ir.Graph
     enters: ir.Value | None
     leaves: ir.Value
     products: tuple[Product, ...]
+    mixtures: tuple[Mixture, ...] = ()
+
+    @cached_property
+    def routed(self) -> tuple[str, ...]:
+        """Names of what the mixtures read: inputs and the logits of routers."""
+        return tuple(dict.fromkeys(name for one in self.mixtures for name in one.inputs))
 
     @cached_property
     def observed(self) -> tuple[str, ...]:
@@ -100,7 +108,7 @@ class Piece:
         A graph that held them would copy them twice, and may not be larger than 2 GB.
         """
         values = {value.name: value for node in self.graph for value in node.outputs}
-        wanted = dict.fromkeys((self.leaving, *self.observed))
+        wanted = dict.fromkeys((self.leaving, *self.observed, *self.routed))
         outputs = [values[name] for name in wanted if name != self.entering and name in values]
         inputs = [value for value in self.graph.inputs if self.enters is not value]
         inputs += [self.enters] if self.enters is not None else []
@@ -176,6 +184,7 @@ def cut(model: ir.Model, last: ir.Value, skip: frozenset[str] = frozenset()) -> 
     until[last] = end + 1
     enters: ir.Value | None = None
     products: list[Product] = []
+    mixtures: list[Mixture] = []
     alive: dict[ir.Value, int] = {}
     for node, place in order.items():
         if place > end:
@@ -183,11 +192,14 @@ def cut(model: ir.Model, last: ir.Value, skip: frozenset[str] = frozenset()) -> 
         found = product_of(node)
         if found is not None and found.name not in skip:
             products.append(found)
+        mixture = mixture_of(node)
+        if mixture is not None:
+            mixtures.append(mixture)
         alive.update({v: until[v] for v in node.outputs if v in until})
         alive = {value: stop for value, stop in alive.items() if stop > place}
-        if place == end or (len(alive) == 1 and products):
+        if place == end or (len(alive) == 1 and (products or mixtures)):
             (leaves,) = alive if place < end else (last,)
             if leaves is enters and place < end:
                 continue
-            yield Piece(graph, enters, leaves, tuple(products))
-            enters, products = leaves, []
+            yield Piece(graph, enters, leaves, tuple(products), tuple(mixtures))
+            enters, products, mixtures = leaves, [], []

@@ -56,6 +56,29 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Experts:
+    """A weight of all experts of a layer, in the one format that they have.
+
+    Attributes:
+        name: of the weight.
+        shape: E, N and K.
+        bits: bits of a code.
+        block: weights that share a scale.
+        nbytes: bytes of codes, scales and zero points.
+        error: error of the products' outputs over the outputs, both as root mean squares.
+        own: experts whose codes their own tokens decided; the others were too seldom chosen.
+    """
+
+    name: str
+    shape: tuple[int, int, int]
+    bits: int
+    block: int
+    nbytes: int
+    error: float
+    own: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """The formats of a decoder's linear weights.
 
@@ -67,6 +90,7 @@ class Plan:
         store: where calibrated blocks lie; None where blocks are rounded as they are written.
         kept: the format in which a weight's blocks were kept.
         scales: dtype of kept scales.
+        experts: weights of experts that were calibrated.
     """
 
     formats: Mapping[str, quant.BlockFormat | None]
@@ -76,6 +100,15 @@ class Plan:
     store: Store | None = None
     kept: Mapping[str, quant.BlockFormat] = field(default_factory=dict)
     scales: ir.DataType = ir.DataType.FLOAT
+    experts: tuple[Experts, ...] = ()
+
+    def stack(self, name: str, format: quant.BlockFormat) -> Source | None:
+        """Calibrated blocks of experts [E, N, K], or None where they are to be rounded."""
+        found = next((one for one in self.experts if one.name == name), None)
+        if self.store is None or found is None or self.kept.get(name) != format:
+            return None
+        experts, n, k = found.shape
+        return self.store.source(name, format, n, k, self.scales, experts)
 
     def source(self, name: str, n: int, k: int) -> Source | None:
         """Calibrated blocks of a weight [N, K], or None where it is to be rounded."""
@@ -100,6 +133,7 @@ class Plan:
             "measured": self.measured,
             "loss": self.loss,
             "weights": [asdict(row) | {"share": self.share(row)} for row in self.rows],
+            **({"experts": [asdict(one) for one in self.experts]} if self.experts else {}),
         }
 
 

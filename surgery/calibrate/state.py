@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
+from quant import BlockFormat
 from surgery.base.console import announce
 from surgery.base.errors import OutputError
 from surgery.calibrate.pieces import Array
@@ -168,7 +169,10 @@ class Kept:
     def restored(self, data: Mapping[str, Any]) -> Measured:
         """The inverse of `figures`."""
         n, k = (int(size) for size in data["shape"])
-        forms = base_format(k, self.symmetric, self.block), EIGHT
+        stack = int(data.get("stack", 1))
+        forms = [base_format(k, self.symmetric, self.block), EIGHT]
+        if stack > 1:
+            forms = [BlockFormat(4, int(data["block"]), self.symmetric)]
         candidates = {
             form: Candidate(None, float(error), form.nbytes(n, k, self.scales))
             for form, error in zip(forms, data["errors"], strict=True)
@@ -182,6 +186,8 @@ class Kept:
             float(data["damping"]),
             float(data["share"]),
             float(data["loss"]),
+            stack,
+            int(data.get("own", 0)),
         )
 
 
@@ -199,6 +205,7 @@ def blamed(folder: Path) -> Iterator[None]:
 
 def figures(one: Measured) -> dict[str, Any]:
     """What is known of a weight as plain data."""
+    base = next(iter(one.candidates))
     return {
         "name": one.name,
         "shape": one.shape,
@@ -208,6 +215,7 @@ def figures(one: Measured) -> dict[str, Any]:
         "share": one.share,
         "loss": one.loss,
         "errors": [candidate.error for candidate in one.candidates.values()],
+        **({"stack": one.stack, "own": one.own, "block": base.block} if one.stack > 1 else {}),
     }
 
 

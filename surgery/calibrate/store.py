@@ -47,7 +47,13 @@ class Store:
         return file.is_file() and file.stat().st_size == nbytes
 
     def source(
-        self, name: str, format: quant.BlockFormat, n: int, k: int, scales: ir.DataType
+        self,
+        name: str,
+        format: quant.BlockFormat,
+        n: int,
+        k: int,
+        scales: ir.DataType,
+        stack: int = 0,
     ) -> Prepared:
         """A weight [N, K] that was kept, as a source for the package.
 
@@ -57,6 +63,7 @@ class Store:
             n: rows.
             k: columns.
             scales: dtype in which its scales were kept.
+            stack: matrices of a weight [E, N, K]; 0 for a single one.
         """
         parts: list[tuple[ir.DataType, Shape]] = [
             (ir.DataType.UINT8, format.packed_shape(n, k)),
@@ -66,7 +73,8 @@ class Store:
         if zero_points is not None:
             parts.append((ir.DataType.UINT8, zero_points))
         stored, offset = [], 0
-        for dtype, shape in parts:
+        for dtype, single in parts:
+            shape = (stack, *single) if stack else single
             stored.append(Stored(self.file(name), offset, dtype, shape))
             offset += math.prod(shape) * int(dtype.itemsize)
         return Prepared(tuple(stored), format)

@@ -53,8 +53,10 @@ class Measured:
         norm: mean squared length of the product's output.
         tokens: rows that its Hessian sums up.
         damping: share of the mean diagonal that was added to the Hessian.
-        share: its share of the loss of its piece.
+        share: its share of the loss of its piece; 0 for experts, which have one format.
         loss: KL divergence that the base format is estimated to cost, in nats a token.
+        stack: matrices in the weight, whose rows follow each other; more than 1 for experts.
+        own: experts that tokens of their own decided.
     """
 
     name: str
@@ -65,6 +67,8 @@ class Measured:
     damping: float
     share: float = 1.0
     loss: float = 0.0
+    stack: int = 1
+    own: int = 0
 
 
 @dataclass
@@ -82,25 +86,41 @@ class Streams:
     changed: dict[int, Array] = field(default_factory=dict)
 
 
+@dataclass
+class Observed:
+    """What the calibration tokens are in a piece.
+
+    Attributes:
+        leaving: what leaves it, of each batch.
+        sums: the Hessian of each input of its products by name.
+        routed: inputs and router logits of its mixtures by name, [T, width], of all batches.
+    """
+
+    leaving: list[Array] = field(default_factory=list)
+    sums: dict[str, quant.Hessian] = field(default_factory=dict)
+    routed: dict[str, Array] = field(default_factory=dict)
+
+
 def observe(
     piece: Piece, batches: Sequence[Batch], weights: Mapping[str, Array], main: list[Array]
-) -> tuple[list[Array], dict[str, quant.Hessian]]:
-    """Run the calibration tokens through a piece.
-
-    Returns:
-        What leaves it, and the Hessian of each input of its products by name.
-    """
-    sums: dict[str, quant.Hessian] = {}
-    leaving = []
+) -> Observed:
+    """Run the calibration tokens through a piece."""
+    found = Observed()
+    routed: dict[str, list[Array]] = {name: [] for name in piece.routed}
     for i, batch in enumerate(batches):
         feeds = {**batch, **({piece.entering: main[i]} if piece.enters is not None else {})}
-        out, *inputs = piece.run(feeds, weights, piece.leaving, *piece.observed)
-        leaving.append(out)
-        for name, x in zip(piece.observed, inputs, strict=True):
-            if name not in sums:
-                sums[name] = quant.Hessian(x.shape[-1], np.float32)
-            sums[name].add(x)
-    return leaving, sums
+        names = tuple(dict.fromkeys((*piece.observed, *piece.routed)))
+        out, *inputs = piece.run(feeds, weights, piece.leaving, *names)
+        found.leaving.append(out)
+        for name, x in zip(names, inputs, strict=True):
+            if name in piece.observed:
+                if name not in found.sums:
+                    found.sums[name] = quant.Hessian(x.shape[-1], np.float32)
+                found.sums[name].add(x)
+            if name in routed:
+                routed[name].append(x.reshape(-1, x.shape[-1]))
+    found.routed = {name: np.concatenate(parts) for name, parts in routed.items()}
+    return found
 
 
 def candidates(

@@ -29,13 +29,14 @@ def rest(models: Iterable[ir.Model], plan: Plan) -> list[dict[str, Any]]:
         For each its name, shape, bits, block and bytes, as plain data.
     """
     found: dict[str, dict[str, Any]] = {}
+    known = {*plan.formats, *(one.name for one in plan.experts)}
     for model in models:
         for node in model.graph:
             if node.op_type not in BITS:
                 continue
             for value in node.inputs:
                 name = (value.name or "" if value is not None else "").removesuffix(".packed")
-                if value is None or name == value.name or name in plan.formats:
+                if value is None or name == value.name or name in known:
                     continue
                 bits = node.attributes[BITS[node.op_type]].as_int()
                 parts = [model.graph.initializers.get(f"{name}.{part}") for part in PARTS]
@@ -76,6 +77,13 @@ def summary(plan: Plan, models: Sequence[ir.Model]) -> list[RenderableType]:
             f" and {len(of_these) - 1} more" if of_these[1:] else ""
         )
         told.append(f"rounded to {bits} bits without calibration ({size / 1e6:,.1f} MB): {first}")
+    if plan.experts:
+        every = sum(one.shape[0] for one in plan.experts)
+        own = sum(one.own for one in plan.experts)
+        told.append(
+            f"experts: {own:,} of {every:,} matrices calibrated on the tokens that reach them, the "
+            f"others by mean squares"
+        )
     kept = {row.name for row in plan.rows if row.bits is None}
     sizes = [
         size

@@ -48,7 +48,9 @@ class Opened:
         plan = Fields.read(self.folder / "quantization.json", PackageError)
         if not plan.flag("measured"):
             return frozenset()
-        rows = plan.objects("weights", 1 << 20)
+        rows = [*plan.objects("weights", 1 << 20)]
+        if "experts" in plan.values:
+            rows += plan.objects("experts", 1 << 20)
         return frozenset(row.text("name") for row in rows if row.values.get("bits") == 4)
 
     @cached_property

@@ -108,8 +108,9 @@ def test_calibrated_codes_lose_less_than_rounding(calibration):
     stream, figures = [], {one.name: one for one in calibration.measured}
     for piece in cut(work.model, hidden, work.skip):
         weights = {product.name: product.matrix() for product in piece.products}
-        stream, sums = observe(piece, calibration.batches, weights, stream)
-        matrices = {name: total.estimate() for name, total in sums.items()}
+        seen = observe(piece, calibration.batches, weights, stream)
+        stream = seen.leaving
+        matrices = {name: total.estimate() for name, total in seen.sums.items()}
         for product in piece.products:
             weight, hessian = weights[product.name], matrices[product.input]
             n, k = weight.shape

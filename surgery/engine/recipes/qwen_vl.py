@@ -141,6 +141,7 @@ DECODER: Recipe[Facts] = (
         MixtureOfExpertsNBits,
         lambda f: {
             "policy": lambda name: f.expert_format,
+            "planner": None if f.plan is None else lambda model: f.plan,
             "accuracy_level": f.target.accuracy_level,
             "scales": f.text_dtype,
         },

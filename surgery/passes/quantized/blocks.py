@@ -29,6 +29,9 @@ class WeightPlan(Protocol):
     def source(self, name: str, n: int, k: int) -> Source | None:
         """Blocks of a weight [N, K] that were computed before; None to round it."""
 
+    def stack(self, name: str, format: quant.BlockFormat) -> Source | None:
+        """Blocks of a weight [E, N, K] that were computed before; None to round it."""
+
     def data(self) -> dict[str, Any]:
         """The plan as plain data."""
 

@@ -62,12 +62,7 @@ class MixtureOfExpertsNBits(BlockPass[Experts]):
     def rewrite(self, node: ir.Node, found: Experts, add: Builder) -> None:
         """Replace the weights by their blocks."""
         upward, downward = (
-            block_values(
-                add.graph,
-                weight.name or "",
-                Quantized(source, found.format, self.scales),
-                flat=True,
-            )
+            block_values(add.graph, weight.name or "", self.stack(weight, source, found), flat=True)
             for weight, source in zip(found.weights, found.sources, strict=True)
         )
         x, logits = node.inputs[:2]
@@ -84,3 +79,8 @@ class MixtureOfExpertsNBits(BlockPass[Experts]):
         out = node.outputs[0]
         fused = add("QMoE", inputs, attributes, domain="com.microsoft", like=out)
         replace(out, fused)
+
+    def stack(self, weight: ir.Value, source: Source, found: Experts) -> Source:
+        """A weight [E, N, K] in blocks: those of the plan, or rounded as they are written."""
+        known = self.plan.stack(weight.name or "", found.format) if self.plan is not None else None
+        return known or Quantized(source, found.format, self.scales)
