@@ -177,7 +177,7 @@ def check_types(config: Fields) -> None:
     Args:
         config: its content.
     """
-    if "tokenizer_class" in config:
+    if "tokenizer_class" in config.values:  # null does not load either
         config.text("tokenizer_class")
     length = config.values.get("model_max_length", 0)
     if isinstance(length, bool) or not isinstance(length, int | float):

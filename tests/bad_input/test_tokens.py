@@ -342,6 +342,7 @@ UNREADABLE = {
     "ids beyond": ("tokenizer", {"model": {"vocab": {"a": 1 << 40}}}, "vocab"),
     "ids below": ("tokenizer", {"model": {"vocab": {"a": -1}}}, "vocab"),
     "class": ("tokenizer_config", {"tokenizer_class": 5}, "tokenizer_class"),
+    "no class": ("tokenizer_config", {"tokenizer_class": None}, "tokenizer_class"),
     "length": ("tokenizer_config", {"model_max_length": "x"}, "model_max_length"),
     "decoder": ("tokenizer_config", {"added_tokens_decoder": {"x": {}}}, "added_tokens_decoder"),
 }
