@@ -485,6 +485,7 @@ def sampled(model: Model, seed: int, cache: Path | None) -> torch.Tensor:
         return found
     found = sample(model, 32, 256, seed)
     if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(found, path)
     return found
 
