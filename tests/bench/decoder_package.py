@@ -1,10 +1,11 @@
 """Greedy tokens of packages that `apply --recipe decoder` made, beside those of the source graph.
 
-    python tests/bench/decoder_package.py SOURCE.onnx PACKAGE ... [--tokens 64]
+    python tests/bench/decoder_package.py SOURCE.onnx PACKAGE ... [--tokens 64] [--text FILE]
 
 The source graph runs in onnxruntime, its cache fed back; the packages run in onnxruntime-genai. A
 package's own choice is compared freely, each after its own tokens, and forced, each after those of
-the source graph.
+the source graph. With `--text` each package also reads rows of that text token by token, and the
+divergence of its logits from the source graph's, and both perplexities, are printed.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import numpy as np
 import onnxruntime as ort
 import onnxruntime_genai as og
 
+LENGTH = 256
+"""Tokens of a row of text."""
 QUESTIONS = (
     "What is the capital of France?",
     "Write one sentence about the sea.",
@@ -37,6 +40,8 @@ def main() -> None:
     p.add_argument("source", type=Path)
     p.add_argument("packages", type=Path, nargs="+")
     p.add_argument("--tokens", type=int, default=64)
+    p.add_argument("--text", type=Path, help="a text file to read")
+    p.add_argument("--rows", type=int, default=8, help="of 256 tokens that are read of it")
     args = p.parse_args()
     prompts = [prompt(args.packages[0], question) for question in QUESTIONS]
     start = time.perf_counter()
@@ -58,6 +63,72 @@ def main() -> None:
             f"{package}: {whole} of {len(prompts)} answers equal; {equal} of "
             f"{sum(map(len, wanted))} tokens equal after the source graph's; {rate:.1f} a second"
         )
+
+    if args.text:
+        read(args.source, args.packages, args.text, args.rows)
+
+
+def read(source: Path, packages: list[Path], text: Path, rows: int) -> None:
+    """Print divergence, perplexities and agreement on rows of a text."""
+    tokenizer = og.Tokenizer(og.Model(str(packages[0])))
+    every = np.array(tokenizer.encode(text.read_text(encoding="utf-8", errors="replace")[:400_000]))
+    ids = every[: len(every) // LENGTH * LENGTH].reshape(-1, LENGTH)
+    ids = ids[np.linspace(0, len(ids) - 1, rows).astype(int)]
+    session = ort.InferenceSession(source, providers=["CPUExecutionProvider"])
+    exact = [log_softmax(whole(session, row)) for row in ids]
+    print(
+        f"{ids.size} tokens of {text.name}; source graph: perplexity {perplexity(exact, ids):.3f}"
+    )
+    for package in packages:
+        model = og.Model(str(package))
+        found = [log_softmax(stepwise(model, row)) for row in ids]
+        pairs = list(zip(exact, found, strict=True))
+        kl = np.mean([(np.exp(p) * (p - q)).sum(-1).mean() for p, q in pairs])
+        same = np.mean([(p.argmax(-1) == q.argmax(-1)).mean() for p, q in pairs])
+        print(
+            f"{package}: KL {kl:.4f}, perplexity {perplexity(found, ids):.3f}, "
+            f"likeliest token equal {same:.1%}"
+        )
+
+
+def whole(session: ort.InferenceSession, row: np.ndarray) -> np.ndarray:
+    """Logits [S, V] of a row by the source graph, without a cache."""
+    feeds: dict[str, Any] = {
+        "input_ids": row[None].astype(np.int64),
+        "attention_mask": np.ones((1, len(row)), np.int64),
+        "position_ids": np.arange(len(row))[None],
+    }
+    taken = session.get_inputs()
+    feeds = {x.name: feeds[x.name] for x in taken if x.name in feeds} | {
+        x.name: np.zeros((1, x.shape[1], 0, x.shape[3]), np.float32)
+        for x in taken
+        if len(x.shape) == 4
+    }
+    return np.asarray(session.run(["logits"], feeds)[0][0], np.float32)
+
+
+def stepwise(model: Any, row: np.ndarray) -> np.ndarray:
+    """Logits [S, V] of a row by a package, one token after the other."""
+    params = og.GeneratorParams(model)
+    params.set_search_options(max_length=len(row) + 1, do_sample=False)
+    made, rows = og.Generator(model, params), []
+    for token in row:
+        made.append_tokens(np.array([[token]], np.int32))
+        rows.append(np.array(made.get_logits()[0, -1], np.float32))
+    return np.stack(rows)
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Logarithms of probabilities, in float64."""
+    wide = logits.astype(np.float64)
+    wide -= wide.max(-1, keepdims=True)
+    return np.asarray(wide - np.log(np.exp(wide).sum(-1, keepdims=True)))
+
+
+def perplexity(logs: list[np.ndarray], ids: np.ndarray) -> float:
+    """Of each token behind the first of its row."""
+    surprise = [-log[np.arange(LENGTH - 1), row[1:]] for log, row in zip(logs, ids, strict=True)]
+    return float(np.exp(np.mean(surprise)))
 
 
 def prompt(package: Path, question: str) -> np.ndarray:
