@@ -33,7 +33,7 @@ def configure(p: argparse.ArgumentParser) -> None:
         metavar="PROMPT",
         nargs="?",
         default=QUESTION,
-        help="the question (default: %(default)s)",
+        help=f"the question (default: {QUESTION})",  # argparse has no %(default)s of a word here
     )
     p.add_argument("--image", metavar="PATH", help="picture (default: one of the demo's)")
     p.add_argument(
