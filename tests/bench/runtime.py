@@ -7,12 +7,15 @@ weights for tools that know no Qwen3-VL. Every contender is built from them by i
 
     ours              `python -m export_min && python -m surgery`, with several options
     builder           `onnxruntime_genai.models.builder`, by default and in its fastest form
-    llama.cpp         convert_hf_to_gguf.py and llama-quantize, where `--llama-*` name them
+    llama.cpp         convert_hf_to_gguf.py and its quantizer, where `--llama-*` name them
+    openvino          optimum-intel and OpenVINO GenAI, where `--optimum-cli` names it
 
-Each round runs the contenders in turn, each in a fresh process with as many threads as the machine
-has cores: load, one prompt to warm up, a prompt of `--prompt` tokens, then `--tokens` tokens one
-by one. The table has the medians of the rounds, and ratios to the builder's default taken round by
-round. `GB a token` is what the matrices of decoder and head take; `bandwidth` is what decoding
+onnxruntime-genai takes half the logical cores unless a package says otherwise, as ours do; the rows
+"all cores" give the builder's packages the same session options.
+
+Each round runs the contenders in turn, each in a fresh process: load, one prompt to warm up, a
+prompt of `--prompt` tokens, then `--tokens` tokens one by one. The table has the medians of the
+rounds, and ratios to the builder's default taken round by round. `GB a token` is what the matrices of decoder and head take; `bandwidth` is what decoding
 reads of it a second, over what a plain sum of a large array reads in the same run. Nothing else may
 run on the machine meanwhile. Random weights time like trained ones and say nothing of quality.
 """
@@ -40,13 +43,17 @@ from text_twin import make_twin
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = "builder, default"
+ALL_CORES = json.dumps({"model": {"decoder": {"session_options": {"intra_op_num_threads": 0}}}})
 
 GENAI = """
 import json, sys, time
 import numpy as np, onnxruntime_genai as og
-folder, prompt, tokens = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+folder, prompt, tokens, overlay = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 start = time.perf_counter()
-model = og.Model(folder)
+config = og.Config(folder)
+if overlay:
+    config.overlay(overlay)
+model = og.Model(config)
 load = time.perf_counter() - start
 ids = np.random.default_rng(0).integers(1000, 30000, prompt).astype(np.int32)
 def run():
@@ -83,6 +90,21 @@ def run():
     return first - start, time.perf_counter() - first
 run()
 """
+OPENVINO = """
+import json, sys, time
+import numpy as np, openvino, openvino_genai
+path, prompt, tokens = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+start = time.perf_counter()
+pipe = openvino_genai.LLMPipeline(path, "CPU")
+load = time.perf_counter() - start
+ids = np.random.default_rng(0).integers(1000, 30000, (1, prompt)).astype(np.int64)
+inputs = openvino_genai.TokenizedInputs(openvino.Tensor(ids), openvino.Tensor(np.ones_like(ids)))
+def run():
+    found = pipe.generate(inputs, max_new_tokens=tokens + 1, ignore_eos=True, do_sample=False)
+    metrics = found.perf_metrics
+    return metrics.get_ttft().mean / 1e3, metrics.get_tpot().mean / 1e3 * tokens
+run()
+"""
 REPORT = """
 prefill, decode = run()
 status = open("/proc/self/status").read()
@@ -109,11 +131,15 @@ class Contender:
     build: list[list[str]]
     code: str = GENAI + REPORT
     python: str = sys.executable
+    overlay: str = ""
+    """Laid over the configuration of a package for onnxruntime-genai."""
 
     def read_a_token(self) -> float:
         """GB of matrices that one step of decoding reads."""
         if self.path.is_file():
             return self.path.stat().st_size / 1e9
+        if (self.path / "openvino_model.bin").exists():
+            return (self.path / "openvino_model.bin").stat().st_size / 1e9
         config = json.loads((self.path / "genai_config.json").read_text(encoding="utf-8"))
         decoder = self.path / config["model"]["decoder"]["filename"]
         graph = onnx.load(decoder, load_external_data=False).graph
@@ -137,6 +163,7 @@ def main() -> None:
     p.add_argument("--only", action="append", help="contenders whose name contains this")
     p.add_argument("--llama-convert", type=Path, help="convert_hf_to_gguf.py in llama.cpp's source")
     p.add_argument("--llama-python", type=Path, help="a python with llama_cpp and transformers")
+    p.add_argument("--optimum-cli", type=Path, help="of an environment with OpenVINO GenAI")
     args = p.parse_args()
     work = args.work.resolve()
     chosen = [
@@ -152,7 +179,8 @@ def main() -> None:
     for turn in range(args.rounds):
         bandwidth.append(read_speed())
         for one in chosen:
-            words = [one.python, "-c", one.code, str(one.path), str(args.prompt), str(args.tokens)]
+            words = [one.python, "-c", one.code, str(one.path), str(args.prompt), str(args.tokens),
+                     one.overlay]  # fmt: skip
             out = subprocess.run(words, capture_output=True, check=True, text=True).stdout
             rounds[one.name].append(json.loads(out.splitlines()[-1]))
             print(turn, one.name, rounds[one.name][-1], flush=True)
@@ -185,9 +213,9 @@ def contenders(work: Path, args: argparse.Namespace) -> list[Contender]:
         path = work / name.replace(" ", "-")
         command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", str(twin)]
         command += ["-o", str(path), "-p", "int4", "-e", "cpu", "-c", str(work / "cache")]
-        found.append(
-            Contender(name, path, [command + (["--extra_options", *extra] if extra else [])])
-        )
+        commands = [command + (["--extra_options", *extra] if extra else [])]
+        found.append(Contender(name, path, commands))
+        found.append(Contender(f"{name}, all cores", path, commands, overlay=ALL_CORES))
     if args.llama_convert and args.llama_python:
         python, wide = str(args.llama_python), work / "wide.gguf"
         for name, kind in (("llama.cpp Q4_0", "Q4_0"), ("llama.cpp Q4_K_M", "Q4_K_M")):
@@ -197,6 +225,15 @@ def contenders(work: Path, args: argparse.Namespace) -> list[Contender]:
             quantize = QUANTIZE.replace("MOSTLY_Q4_0", f"MOSTLY_{kind}")
             commands = [convert, [python, "-c", quantize, str(wide), str(path)]]
             found.append(Contender(name, path, commands, LLAMA + REPORT, python))
+    if args.optimum_cli:
+        path = work / "openvino"
+        command = [str(args.optimum_cli), "export", "openvino", "--model", str(twin), "--task"]
+        command += ["text-generation-with-past", "--weight-format", "int4", "--sym"]
+        command += ["--group-size", "128", "--ratio", "1.0", str(path)]
+        python = str(args.optimum_cli.parent / "python")
+        found.append(
+            Contender("openvino, groups of 128", path, [command], OPENVINO + REPORT, python)
+        )
     return found
 
 
