@@ -33,7 +33,7 @@ from surgery.engine.facts import Facts
 from surgery.engine.loading import load
 from surgery.engine.options import Options
 from surgery.engine.recipes.qwen_vl import DECODER
-from surgery.passes import HiddenStates, LastLogits, MatMulNBits
+from surgery.passes import HiddenStates, LastLogits, MatMulNBits, SkipRmsNorm
 
 FOLDER = Path("build/calibration")
 """Where results are kept, by what decides them: a second build takes them from here."""
@@ -44,6 +44,10 @@ CONTEXT = 8192
 """Context of the package that tokens are sampled from: room for a picture and an answer."""
 PERIOD = 3600.0
 """Seconds whose pieces tell the time left."""
+
+LEFT_OUT = (LastLogits, HiddenStates, SkipRmsNorm)
+"""Passes that the graph to be cut goes without: every position counts, and a norm that is fused with
+the sum before it hands on both, so that no single activation crosses between layers."""
 
 Build = Callable[[Facts, Path], None]
 
@@ -88,7 +92,7 @@ def prepared(facts: Facts, folder: Path, tokens: int) -> job.Work:
     for step in DECODER:
         if step.work is MatMulNBits:
             break
-        if step.work not in (LastLogits, HiddenStates) and step.when(on_cpu):
+        if step.work not in LEFT_OUT and step.when(on_cpu):
             step.make(on_cpu)(model)
     model.graph.sort()
     names = list(model.graph.initializers)

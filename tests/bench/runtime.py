@@ -15,9 +15,10 @@ onnxruntime-genai takes half the logical cores unless a package says otherwise, 
 
 Each round runs the contenders in turn, each in a fresh process: load, one prompt to warm up, a
 prompt of `--prompt` tokens, then `--tokens` tokens one by one. The table has the medians of the
-rounds, and ratios to the builder's default taken round by round. `GB a token` is what the matrices of decoder and head take; `bandwidth` is what decoding
-reads of it a second, over what a plain sum of a large array reads in the same run. Nothing else may
-run on the machine meanwhile. Random weights time like trained ones and say nothing of quality.
+rounds, and ratios to the builder's default taken round by round. `GB a token` is what the matrices
+of decoder and head take; `bandwidth` is what decoding reads of it a second, over what a plain pass
+over a large array reads in the same run. Nothing else may run on the machine meanwhile. Random
+weights time like trained ones and say nothing of quality.
 """
 
 from __future__ import annotations
