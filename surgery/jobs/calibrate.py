@@ -46,8 +46,8 @@ PERIOD = 3600.0
 """Seconds whose pieces tell the time left."""
 
 LEFT_OUT = (LastLogits, HiddenStates, SkipRmsNorm)
-"""Passes that the graph to be cut goes without: every position counts, and a norm that is fused with
-the sum before it hands on both, so that no single activation crosses between layers."""
+"""Passes that the graph to be cut goes without: every position counts, and a norm that is fused
+with the sum before it hands on both, so that no single activation crosses between layers."""
 
 Build = Callable[[Facts, Path], None]
 
