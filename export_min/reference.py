@@ -18,7 +18,7 @@ from export_min import families
 from export_min.checkpoint import Checkpoint
 from export_min.trace import checked_weights, load_config, quiet
 from surgery.base.errors import CheckpointError, UserError, first_line
-from surgery.base.prompts import IMAGE_PAD, turn
+from surgery.base.prompts import IMAGE, IMAGE_PAD, turn
 
 TEMPLATE_SECONDS = 20.0
 """Time for a chat template to write one conversation; real ones take milliseconds."""
@@ -66,7 +66,7 @@ class Reference:
             UserError: the text itself holds a mark of a picture.
             CheckpointError: the template fails, or does not come to an end.
         """
-        message = [{"role": "user", "content": turn(text, pictures)}]
+        message = [{"role": "user", "content": turn(text, IMAGE * pictures)}]
         done: queue.SimpleQueue[str | Exception] = queue.SimpleQueue()
 
         def render() -> None:  # jinja's sandbox, which transformers uses, does not bound loops

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 
-from PIL import Image
-
-from surgery.answer.runtime import Runtime, Sampling
+from surgery.answer.runtime import Picture, Runtime, Sampling, places
 from surgery.answer.session import Session
 from surgery.base.prompts import turn
 
@@ -32,9 +30,9 @@ class Conversation:
         self.runtime, self.max_tokens = runtime, max_tokens
         self.session = Session(runtime, sampling.options(), lasting)
         self.messages: list[dict[str, str]] = []
-        self.pictures: list[Image.Image] = []
+        self.pictures: list[Picture] = []
 
-    def say(self, text: str, pictures: list[Image.Image]) -> Generator[str]:
+    def say(self, text: str, pictures: Sequence[Picture]) -> Generator[str]:
         """Yield the answer to a user turn piece by piece, and add both to the conversation.
 
         If the caller stops early, the conversation keeps the part of the answer so far.
@@ -42,7 +40,8 @@ class Conversation:
         Raises:
             UserError: the conversation is too long for the package. The turn is not added then.
         """
-        messages = [*self.messages, {"role": "user", "content": turn(text, len(pictures))}]
+        content = turn(text, places(pictures))
+        messages = [*self.messages, {"role": "user", "content": content}]
         every = [*self.pictures, *pictures]
         prompt = self.runtime.prompt(self.runtime.chat(messages), every)
         stream = self.runtime.tokenizer.create_stream()

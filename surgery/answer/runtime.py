@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +19,10 @@ from PIL import Image
 from surgery.answer.template import Template
 from surgery.answer.trusted import check_config, check_processor, read_package
 from surgery.base.errors import PackageError, UserError, first_line
+from surgery.base.frames import Frames
 from surgery.base.pictures import Sizing, png
-from surgery.base.prompts import turn
+from surgery.base.prompts import IMAGE, IMAGE_PAD, VIDEO, VIDEO_PAD, turn
+from surgery.base.videos import Clip, VideoProcessor
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,10 @@ ON_CPU: dict[str, Any] = {
 """Overlay that runs a package made for another execution provider on the CPU."""
 
 
+Picture = Image.Image | Clip
+"""What a prompt shows: a picture or a video."""
+
+
 @dataclass(frozen=True)
 class Prompt:
     """A tokenized prompt with its pictures."""
@@ -103,6 +111,7 @@ class Runtime:
         processor = read_package(self.folder, name)
         check_processor(self.folder / name, processor)
         self.sizing = Sizing.of(processor)
+        self.videos = VideoProcessor.of(self.folder / name, processor)
         self.context = int(self.config["model"]["context_length"])
         self.template = Template(self.folder)
         with one_line(self.folder, "load it"):
@@ -122,31 +131,109 @@ class Runtime:
         """
         return self.template.apply(messages)
 
-    def ask(self, question: str, pictures: int = 0) -> str:
+    def ask(self, question: str, pictures: int | Sequence[Picture] = 0) -> str:
         """One user turn, pictures first.
+
+        Args:
+            question: the text.
+            pictures: how many there are; or, where videos are among them, all of them in order.
 
         Raises:
             UserError: the question holds the runtime's mark for a picture.
         """
-        return self.chat([{"role": "user", "content": turn(question, pictures)}])
+        marks = IMAGE * pictures if isinstance(pictures, int) else places(pictures)
+        return self.chat([{"role": "user", "content": turn(question, marks)}])
 
-    def prompt(self, text: str, pictures: Sequence[Image.Image] = ()) -> Prompt:
-        """Tokenize a prompt that marks the place of each picture with `surgery.base.prompts.IMAGE`.
+    def clip(self, video: Frames, fps: float | None = None, most: int | None = None) -> Clip:
+        """A video as this package takes it; see `VideoProcessor.clip`.
 
         Raises:
-            UserError: the prompt fills the context.
+            UserError: the package is of a family whose videos the runtime would place wrongly, or
+                the video cannot be read.
         """
+        kind = self.config["model"]["type"]
+        if kind != "qwen3_vl":
+            raise UserError(f"{self.folder}: of type {kind}; only Qwen3-VL packages take videos.")
+        return self.videos.clip(video, fps, most)
+
+    def prompt(self, text: str, pictures: Sequence[Picture] = ()) -> Prompt:
+        """Tokenize a prompt that marks the place of each picture with `surgery.base.prompts.IMAGE`.
+
+        Args:
+            text: the prompt. The place of a video is marked with `surgery.base.prompts.VIDEO`.
+            pictures: pictures, and videos from `clip`, in the order of their places.
+
+        Raises:
+            UserError: the prompt fills the context, or its places are not those of the pictures.
+        """
+        if any(isinstance(p, Clip) for p in pictures):
+            return self.prompt_with_videos(text, pictures)
+        return self.prompt_with_pictures(text, [p for p in pictures if not isinstance(p, Clip)])
+
+    def prompt_with_pictures(self, text: str, pictures: Sequence[Image.Image]) -> Prompt:
+        """As `prompt`, through the runtime's own processor."""
         sized = [png(self.sizing.apply(p)) for p in pictures]
         with one_line(self.folder, "read the prompt"):
             images = og.Images.open_bytes(*sized) if sized else None
             tensors = self.processor(text, images=images)
             ids = np.array(tensors["input_ids"].as_numpy()).reshape(-1)
+        self.check_length(ids)
+        return Prompt(tensors, ids)
+
+    def prompt_with_videos(self, text: str, pictures: Sequence[Picture]) -> Prompt:
+        """As `prompt`, with tensors made here: the runtime's processor has no videos.
+
+        Each temporal patch stands in the prompt as a picture of its own. Its positions are those of
+        a video, since Qwen3-VL counts no time in them.
+        """
+        stills = [p for p in pictures if not isinstance(p, Clip)]
+        # where there is no picture, one shows the type of the pixels
+        shown = stills or [Image.new("RGB", (self.sizing.unit, self.sizing.unit))]
+        seen = self.prompt_with_pictures(IMAGE * len(shown), shown).tensors
+        pixels = np.array(seen["pixel_values"].as_numpy())
+        grids = np.array(seen["image_grid_thw"].as_numpy()).reshape(-1, 3)
+        merge = self.videos.merge**2
+        own = zip(grids.tolist(), np.split(pixels, np.cumsum(grids.prod(1))[:-1]))
+        parts: list[tuple[str, list[list[int]], Clip | npt.NDArray[Any]]] = []
+        for picture in pictures:
+            if isinstance(picture, Clip):
+                parts.append((picture.text, picture.grids, picture))
+            else:
+                grid, rows = next(own)
+                parts.append((IMAGE_PAD * (math.prod(grid) // merge), [grid], rows))
+        words = [part[0] for part in parts]
+        with one_line(self.folder, "read the prompt"):
+            ids = np.array(self.tokenizer.encode(filled(text, pictures, words)), np.int32)
+        self.check_length(ids, " --max-frames bounds the frames of a video.")
+        every = np.array([grid for part in parts for grid in part[1]], np.int64)
+        values = np.empty((int(every.prod(1).sum()), pixels.shape[1]), pixels.dtype)
+        start = 0
+        for _, took, source in parts:
+            end = start + sum(map(math.prod, took))
+            if isinstance(source, Clip):
+                self.videos.rows(source, values[start:end])
+            else:
+                values[start:end] = source
+            start = end
+        tensors = og.NamedTensors()
+        tensors["input_ids"] = ids[None]
+        tensors["pixel_values"] = values
+        tensors["image_grid_thw"] = every
+        tensors["num_image_tokens"] = np.array([len(values) // merge], np.int64)
+        return Prompt(tensors, ids)
+
+    def check_length(self, ids: npt.NDArray[np.int32], advice: str = "") -> None:
+        """Refuse a prompt that fills the context.
+
+        Raises:
+            UserError: it does.
+        """
         if len(ids) >= self.context:
             raise UserError(
                 f"the prompt has {len(ids):,} tokens, the package takes {self.context - 1:,} "
                 f"(context_length {self.context:,}). Ask less, or with smaller or fewer pictures."
+                f"{advice}"
             )
-        return Prompt(tensors, ids)
 
     def generator(self, prompt: Prompt, steps: int, options: dict[str, Any]) -> Any:
         """A generator that has read a prompt, with room for `steps` more tokens."""
@@ -208,6 +295,26 @@ class Runtime:
     def text(self, tokens: Sequence[int]) -> str:
         """Tokens as text, special ones left out."""
         return str(self.tokenizer.decode(np.array(tokens, np.int32)))
+
+
+def places(pictures: Sequence[Picture]) -> str:
+    """The marks for pictures and videos in a user turn."""
+    return "".join(VIDEO if isinstance(p, Clip) else IMAGE for p in pictures)
+
+
+def filled(text: str, pictures: Sequence[Picture], words: Sequence[str]) -> str:
+    """A prompt with words in the places of its pictures.
+
+    Raises:
+        UserError: its places are not those of the pictures.
+    """
+    parts = re.split(f"({re.escape(IMAGE_PAD)}|{re.escape(VIDEO_PAD)})", text)
+    wanted = [VIDEO_PAD if isinstance(p, Clip) else IMAGE_PAD for p in pictures]
+    if parts[1::2] != wanted:
+        raise UserError(
+            f"the prompt has {' '.join(parts[1::2]) or 'no places'}, needs {' '.join(wanted)}."
+        )
+    return "".join(a + b for a, b in zip(parts[::2], [*words, ""]))
 
 
 @contextlib.contextmanager

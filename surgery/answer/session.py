@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from surgery.answer.runtime import Prompt, Runtime, one_line
+from surgery.answer.runtime import Picture, Prompt, Runtime, one_line
 from surgery.base.errors import UserError
 
 
@@ -37,9 +36,9 @@ class Session:
         self.generator: Any = None
         self.room = 0
         """Tokens that the cache of the generator has room for."""
-        self.pictures: list[Image.Image] = []
+        self.pictures: list[Picture] = []
 
-    def answer(self, prompt: Prompt, pictures: Sequence[Image.Image], steps: int) -> Iterator[int]:
+    def answer(self, prompt: Prompt, pictures: Sequence[Picture], steps: int) -> Iterator[int]:
         """Tokens of an answer, at most `steps`, the end token included.
 
         Args:
@@ -70,7 +69,7 @@ class Session:
             raise
 
     def unread(
-        self, generator: Any, prompt: Prompt, pictures: Sequence[Image.Image], steps: int
+        self, generator: Any, prompt: Prompt, pictures: Sequence[Picture], steps: int
     ) -> npt.NDArray[np.int32] | None:
         """The last token that the generator has read, and those behind it in a prompt.
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from surgery.base.errors import PackageError
 from surgery.base.files import Fields, read_json, shown
+from surgery.base.videos import KEY, Settings
 
 PARTS = ("vision", "embedding", "decoder")
 LARGEST = (1 << 31) - 1
@@ -173,3 +174,5 @@ def check_processor(file: Path, processor: dict[str, Any]) -> None:
     found["Normalize"].numbers("mean", -256, 256, 3)
     found["Normalize"].numbers("std", 1e-6, 256, 3)
     found["Normalize"].integer("qwen3_vl", 0, 1, 0)
+    if KEY in whole:
+        Settings.of(whole.inner(KEY))

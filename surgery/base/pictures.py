@@ -9,10 +9,12 @@ resizes such a picture again.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
+import struct
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,11 @@ from surgery.base.files import read_bytes
 
 MOST_BYTES = 1 << 29
 """Largest picture file."""
+BROKEN = (
+    *(OSError, EOFError, SyntaxError, ValueError),
+    *(IndexError, KeyError, TypeError, struct.error),
+)
+"""What Pillow's readers raise for a broken file."""
 PROGRAMS = ("EPS",)
 """Formats that Pillow gives to another program to run."""
 LONGEST_ASPECT = 200
@@ -38,20 +45,39 @@ def open_picture(path: str | Path) -> Image.Image:
         UserError: the file does not exist, or Pillow cannot read it.
     """
     path = Path(path)
+    with reading(path), opened_picture(path) as image:
+        return rgb(ImageOps.exif_transpose(image))
+
+
+def opened_picture(path: Path) -> Image.Image:
+    """A picture or animation of which Pillow has read the header; see `reading` for its errors.
+
+    Raises:
+        UserError: the file does not exist or is too large.
+    """
     data = read_bytes(path, UserError, MOST_BYTES, f"{path}: no such picture.")
+    return Image.open(io.BytesIO(data), formats=formats())
+
+
+def formats() -> list[str]:
+    """Names of the formats that Pillow reads by itself."""
     Image.init()
-    formats = [name for name in Image.ID if name not in PROGRAMS]
+    return [name for name in Image.ID if name not in PROGRAMS]
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what Pillow raises for a broken file, or a picture too large, into a `UserError`."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=formats) as image:
-                return rgb(ImageOps.exif_transpose(image))
+            yield
     except UnidentifiedImageError as e:
         raise UserError(f"{path}: not a picture in a format that Pillow reads.") from e
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
         raise UserError(f"{path}: more pixels than a picture may have: {first_line(e)}") from e
-    except (OSError, SyntaxError, ValueError) as e:  # Pillow's words for a broken file
-        raise UserError(f"{path}: cannot be read as a picture: {e}.") from e
+    except BROKEN as e:
+        raise UserError(f"{path}: cannot be read as a picture: {first_line(e)}.") from e
 
 
 def rgb(image: Image.Image) -> Image.Image:

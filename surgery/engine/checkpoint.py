@@ -13,6 +13,8 @@ from surgery.base.files import MANIFEST_BYTES, Fields, read_json
 from surgery.base.pictures import LONGEST_ASPECT
 from surgery.base.shards import header_digest, sample_digest
 from surgery.base.tokens import Tokens
+from surgery.base.videos import KEY as VIDEO_KEY
+from surgery.base.videos import Settings as VideoSettings
 from surgery.engine.families import TRAITS, Traits
 
 MOST_PIXELS = 1 << 30
@@ -90,6 +92,29 @@ class Checkpoint:
     def preprocessor(self) -> Fields:
         """preprocessor_config.json of the checkpoint."""
         return self.read("preprocessor_config.json")
+
+    @cached_property
+    def video(self) -> VideoSettings | None:
+        """The settings of the checkpoint's video processor; None for families without videos.
+
+        As in transformers, the first of three files that is there has them: processor_config.json
+        with an object for videos, video_preprocessor_config.json, preprocessor_config.json.
+
+        Raises:
+            PackageError: a setting is of another kind or out of range.
+        """
+        if not self.config["model_type"].startswith("qwen3_vl"):
+            return None
+        config, own = self.preprocessor, self.checkpoint / "video_preprocessor_config.json"
+        if own.exists():
+            config = self.read(own.name)
+        if (self.checkpoint / "processor_config.json").exists():
+            whole = self.read("processor_config.json")
+            config = whole.inner(VIDEO_KEY) if VIDEO_KEY in whole else config
+        for key in ("patch_size", "temporal_patch_size"):
+            config.integer(key, self.vision[key], self.vision[key], self.vision[key])
+        config.integer("merge_size", self.merge, self.merge, self.merge)
+        return VideoSettings.of(config)
 
     @cached_property
     def generation(self) -> Fields:
@@ -185,8 +210,10 @@ class Checkpoint:
 
     @property
     def grid_side(self) -> int:
-        """Most patches along one side of a picture: rows of the vision rotary table."""
+        """Most patches along one side of a picture or a frame: rows of the vision rotary table."""
         _, most = self.pixels
+        if self.video is not None:
+            most = max(most, self.video.most // 2)  # of two frames or more
         return math.ceil(math.sqrt(most * LONGEST_ASPECT) / int(self.vision["patch_size"]))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from surgery.base.errors import PackageError
+from surgery.base.videos import KEY
 from surgery.engine.facts import Facts
 
 
@@ -13,6 +14,8 @@ def processor_config(facts: Facts) -> dict[str, Any]:
 
     Pictures keep their aspect ratio, unless the package is built for one size: then every picture
     is stretched to that square.
+
+    The runtime has no videos and ignores their settings, which `VideoProcessor` reads.
 
     The numbers come from preprocessor_config.json of the checkpoint. `ConvertRGB` and the flag
     `qwen3_vl` of `Normalize` both swap the red and blue channels, so a configuration needs both or
@@ -76,7 +79,8 @@ def processor_config(facts: Facts) -> dict[str, Any]:
         if attributes is not None:
             operation["attrs"] = attributes
         transforms.append({"operation": operation})
-    return {"processor": {"name": "qwen3_vl_image_processor", "transforms": transforms}}
+    config = {"processor": {"name": "qwen3_vl_image_processor", "transforms": transforms}}
+    return config if facts.video is None else {**config, KEY: facts.video.record()}
 
 
 def agreed(facts: Facts, name: str, own: str) -> int:

@@ -11,7 +11,7 @@ import pytest
 
 from surgery.__main__ import main
 from surgery.base.errors import PackageError, UserError
-from surgery.base.prompts import turn
+from surgery.base.prompts import IMAGE, turn
 from surgery.base.tokens import PICTURE_TOKENS, Tokens
 from surgery.engine.facts import Facts
 from surgery.engine.options import Options
@@ -245,7 +245,7 @@ def test_a_vocabulary_that_is_another_file(damaged, tmp_path):
 @pytest.mark.parametrize("mark", ["<|vision_start|>", "<|image_pad|>", "<|video_pad|>"])
 def test_marks_of_pictures_in_a_question(mark):
     with pytest.raises(UserError, match="which the runtime takes for a picture"):
-        turn(f"what is {mark}?", 1)
+        turn(f"what is {mark}?", IMAGE)
 
 
 @pytest.mark.parametrize(

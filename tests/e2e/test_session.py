@@ -12,7 +12,7 @@ from PIL import Image
 from surgery.answer.conversation import Conversation
 from surgery.answer.runtime import GREEDY, Prompt, Runtime, Sampling
 from surgery.answer.session import Session
-from surgery.base.prompts import turn
+from surgery.base.prompts import IMAGE, turn
 
 QUESTIONS = ("what color is the shape?", "and where is it now?", "how many are there?")
 STEPS = 6
@@ -139,7 +139,7 @@ def test_another_conversation_starts_anew(demo):
     runtime, greedy = Runtime(demo.fp32), Sampling(temperature=0)
     conversation = Conversation(runtime, greedy, 4 * STEPS)
     said(conversation, [(QUESTIONS[0], [one])])
-    conversation.messages[0]["content"] = turn(QUESTIONS[0], 1)
+    conversation.messages[0]["content"] = turn(QUESTIONS[0], IMAGE)
     conversation.pictures = [other]
     assert said(conversation, [(QUESTIONS[1], [])])[1] == [False]
     conversation.messages[1]["content"] = "something else"
