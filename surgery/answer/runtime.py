@@ -186,27 +186,22 @@ class Runtime:
         Each temporal patch stands in the prompt as a picture of its own. Its positions are those of
         a video, since Qwen3-VL counts no time in them.
         """
-        stills = [p for p in pictures if not isinstance(p, Clip)]
-        # where there is no picture, one shows the type of the pixels
-        shown = stills or [Image.new("RGB", (self.sizing.unit, self.sizing.unit))]
-        seen = self.prompt_with_pictures(IMAGE * len(shown), shown).tensors
-        pixels = np.array(seen["pixel_values"].as_numpy())
-        grids = np.array(seen["image_grid_thw"].as_numpy()).reshape(-1, 3)
         merge = self.videos.merge**2
-        own = zip(grids.tolist(), np.split(pixels, np.cumsum(grids.prod(1))[:-1]))
+        # a small picture shows the type of the pixels and the width of a row
+        blank, _ = self.patches(Image.new("RGB", (self.sizing.unit, self.sizing.unit)))
         parts: list[tuple[str, list[list[int]], Clip | npt.NDArray[Any]]] = []
         for picture in pictures:
             if isinstance(picture, Clip):
                 parts.append((picture.text, picture.grids, picture))
             else:
-                grid, rows = next(own)
+                rows, grid = self.patches(picture)
                 parts.append((IMAGE_PAD * (math.prod(grid) // merge), [grid], rows))
         words = [part[0] for part in parts]
         with one_line(self.folder, "read the prompt"):
             ids = np.array(self.tokenizer.encode(filled(text, pictures, words)), np.int32)
         self.check_length(ids, " --max-frames bounds the frames of a video.")
         every = np.array([grid for part in parts for grid in part[1]], np.int64)
-        values = np.empty((int(every.prod(1).sum()), pixels.shape[1]), pixels.dtype)
+        values = np.empty((int(every.prod(1).sum()), blank.shape[1]), blank.dtype)
         start = 0
         for _, took, source in parts:
             end = start + sum(map(math.prod, took))
@@ -221,6 +216,12 @@ class Runtime:
         tensors["image_grid_thw"] = every
         tensors["num_image_tokens"] = np.array([len(values) // merge], np.int64)
         return Prompt(tensors, ids)
+
+    def patches(self, picture: Image.Image) -> tuple[npt.NDArray[Any], list[int]]:
+        """Rows of one picture, and its grid; the runtime pads those of several to one number."""
+        tensors = self.prompt_with_pictures(IMAGE, [picture]).tensors
+        grid = np.array(tensors["image_grid_thw"].as_numpy()).reshape(-1).tolist()
+        return np.array(tensors["pixel_values"].as_numpy()), grid
 
     def check_length(self, ids: npt.NDArray[np.int32], advice: str = "") -> None:
         """Refuse a prompt that fills the context.

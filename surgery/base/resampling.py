@@ -36,7 +36,9 @@ def bicubic(frame: Frame, width: int, height: int) -> Frame:
     """
     if frame.shape[1] != width:
         frame = along(frame.swapaxes(0, 1), width).swapaxes(0, 1)
-    return along(frame, height) if frame.shape[0] != height else frame
+    if frame.shape[0] != height:
+        frame = along(frame, height)
+    return frame
 
 
 def along(frame: Frame, size: int) -> Frame:
@@ -47,7 +49,8 @@ def along(frame: Frame, size: int) -> Frame:
         # beyond the end the weight is 0
         source = frame[np.minimum(first + tap, len(frame) - 1)]
         total += weights[:, tap, None, None] * source
-    return np.clip(total >> bits, 0, 255).astype(np.uint8)
+    found: Frame = np.clip(total >> bits, 0, 255).astype(np.uint8)
+    return found
 
 
 def kernel(old: int, new: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], int]:
