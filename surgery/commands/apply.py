@@ -11,6 +11,7 @@ import argparse
 
 from surgery.commands.options import (
     add_execution_provider,
+    add_formats,
     add_max_length,
     add_text_precision,
     options,
@@ -42,6 +43,7 @@ def configure(p: argparse.ArgumentParser) -> None:
     add_text_precision(p, DEFAULT, "precision of weights and activations")
     add_execution_provider(p, DEFAULT)
     add_max_length(p, DEFAULT, "number of rows of the rotary tables: the largest position plus 1")
+    add_formats(p.add_argument_group("quantization", "With -t int4."), DEFAULT)
 
 
 def main(args: argparse.Namespace) -> int:

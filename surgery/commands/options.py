@@ -77,6 +77,11 @@ def add_quantization(p: argparse.ArgumentParser, defaults: Options) -> None:
         'best: JSON lines {"text": text} or {"image": path, "question": text, "answer": text}; '
         "image (or a list, relative to the file) and answer may be left out",
     )
+    add_formats(group, defaults)
+
+
+def add_formats(group: argparse._ActionsContainer, defaults: Options) -> None:
+    """Add the choices of formats, which need no calibration."""
     group.add_argument(
         "--bits",
         type=float,

@@ -282,6 +282,18 @@ g (int64[batch,sequence] ids, float[300,96] w_table, float[40,96] w_places, floa
 """A table that is the head too, a weight on the left, and weights that have no quantized form."""
 
 
+def test_formats_are_chosen_on_the_command_line(tmp_path):
+    """Blocks, zero points, and the weights that stay in float."""
+    path, out = write(GEMM, tmp_path / "gemm.onnx"), tmp_path / "out"
+    words = ["--block-size", "32", "--symmetric", "--bits", "5", "--keep", "w_down"]
+    assert main(["apply", "-i", str(path), "-o", str(out), "-t", "int4", *words]) == 0
+    graph = onnx.load(out / "gemm.onnx", load_external_data=False).graph
+    (product,) = (node for node in graph.node if node.op_type == "MatMulNBits")
+    assert {a.name: a.i for a in product.attribute}["block_size"] == 32
+    assert len(product.input) == 3  # no zero points
+    assert "w_down" in {t.name for t in graph.initializer}
+
+
 def test_int4_takes_tied_tables_and_weights_on_the_left(tmp_path, capsys):
     """What is quantized, what is not and why; a tied table is stored once."""
     path, out = write(MIXED, tmp_path / "mixed.onnx"), tmp_path / "out"
