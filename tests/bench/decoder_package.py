@@ -72,6 +72,8 @@ def read(source: Path, packages: list[Path], text: Path, rows: int) -> None:
     """Print divergence, perplexities and agreement on rows of a text."""
     tokenizer = og.Tokenizer(og.Model(str(packages[0])))
     every = np.array(tokenizer.encode(text.read_text(encoding="utf-8", errors="replace")[:400_000]))
+    if (every < 0).any():
+        raise SystemExit(f"{packages[0]}: the runtime reads its tokenizer.json another way")
     ids = every[: len(every) // LENGTH * LENGTH].reshape(-1, LENGTH)
     ids = ids[np.linspace(0, len(ids) - 1, rows).astype(int)]
     session = ort.InferenceSession(source, providers=["CPUExecutionProvider"])
