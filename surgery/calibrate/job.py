@@ -51,6 +51,7 @@ class Work:
         block: most 4-bit weights that share a scale.
         scales: dtype of scales as stored.
         folder: where results are kept; its name says what decides them (`digest`).
+        experts: the format of fused experts; None where they are not quantized.
     """
 
     model: ir.Model
@@ -60,6 +61,7 @@ class Work:
     block: int
     scales: ir.DataType
     folder: Path
+    experts: quant.BlockFormat | None = None
 
     @property
     def kept(self) -> Kept:
@@ -156,13 +158,12 @@ def measure(
 def measure_experts(
     piece: Piece, routed: Mapping[str, npt.NDArray[np.float32]], work: Work
 ) -> list[Measured]:
-    """Quantize the experts of a piece, in the largest block that divides their rows."""
-    found = []
+    """Quantize the experts of a piece, where they are to be quantized."""
+    found: list[Measured] = []
+    form = work.experts
+    if form is None:
+        return found
     for mixture in piece.mixtures:
-        widths = [source.parts[0][1][-1] for source in (mixture.upward, mixture.downward)]
-        form = base_format(math.gcd(*widths), work.symmetric, work.block)
-        if any(width % form.block for width in widths):
-            continue  # the op takes no padded rows
         x, logits = (routed[name] for name in mixture.inputs)
         for stack in quantized(mixture, x, logits, form, work.scales.numpy()):
             experts, n, k = stack.shape

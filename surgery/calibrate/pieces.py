@@ -17,7 +17,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 import onnxruntime as ort
 
-from surgery.calibrate.experts import Mixture, mixture_of
+from surgery.match.mixtures import Mixture, mixture_of
 from surgery.match.products import Product, product_of
 from surgery.rewrite.weights import numbers
 

@@ -59,7 +59,14 @@ class Facts(Settings, Checkpoint):
 
     @property
     def expert_format(self) -> quant.BlockFormat | None:
-        """The format of fused experts: the largest block that divides all rows; None if none."""
+        """The format of fused experts: the largest block that divides all rows.
+
+        None where no block does, or where the package has no op for quantized experts.
+        """
+        if not (self.quantized and self.fused_experts > 0):
+            return None
+        if not self.target.runs("QMoE", self.text_dtype):
+            return None
         widths = self.text["hidden_size"], self.text.get("moe_intermediate_size", 0)
         common, largest = math.gcd(*map(int, widths)), self.options.block_size
         fitting = (size for size in BLOCKS if size <= largest and common % size == 0)
@@ -68,9 +75,8 @@ class Facts(Settings, Checkpoint):
 
     @property
     def quantized_experts(self) -> bool:
-        """Whether fused experts are quantized; a block size must divide all rows of weights."""
-        fits = self.target.runs("QMoE", self.text_dtype)
-        return self.quantized and self.fused_experts > 0 and fits and self.expert_format is not None
+        """Whether fused experts are quantized."""
+        return self.expert_format is not None
 
     @property
     def quantized_tower(self) -> bool:

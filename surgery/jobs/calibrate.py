@@ -104,6 +104,7 @@ def prepared(facts: Facts, folder: Path, tokens: int) -> job.Work:
         facts.options.block_size,
         facts.text_dtype,
         folder / identity(facts, tokens)[:16],
+        facts.expert_format,
     )
 
 
@@ -119,7 +120,8 @@ def identity(facts: Facts, tokens: int) -> str:
     ]
     tokenizer = hashlib.sha256((facts.checkpoint / "tokenizer.json").read_bytes()).hexdigest()
     sampled = [tokens, LENGTH, PICTURES, ANSWER, PROBE, SEED, tokenizer, facts.tokens.template]
-    formats = [facts.options.symmetric, facts.options.block_size, str(facts.text_dtype)]
+    options, experts = facts.options, facts.expert_format
+    formats = [options.symmetric, options.block_size, str(facts.text_dtype), str(experts)]
     own = facts.options.calibrate and digest(Path(facts.options.calibrate))
     return job.digest([shards, graphs, facts.config, sampled, formats, own])
 

@@ -8,7 +8,8 @@ import onnxruntime as ort
 import pytest
 
 import quant
-from surgery.calibrate.experts import Mixture, gated, mixture_of, quantized, scores
+from surgery.calibrate.experts import gated, quantized, scores
+from surgery.match.mixtures import Mixture, mixture_of
 from surgery.rewrite.weights import Inline, set_source
 
 E, H, INNER, ACTIVE = 6, 64, 96, 2

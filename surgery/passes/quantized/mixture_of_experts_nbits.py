@@ -7,13 +7,11 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 import quant
+from surgery.match.mixtures import DOWNWARD, UPWARD
 from surgery.passes.quantized.blocks import BlockPass, block_values, quantizable
 from surgery.rewrite.builder import Builder, replace
 from surgery.rewrite.matcher import Matcher
 from surgery.rewrite.weights import Quantized, Source, narrow
-
-UPWARD, DOWNWARD = 2, 4
-"""Positions of the experts' weights among the inputs of `MoE`."""
 
 
 @dataclass(frozen=True)
