@@ -38,7 +38,7 @@ def test_hidden_states_are_pytorchs(demo, package, kind):
     ours, theirs = got[-1], want[-1]
     cosine = ours @ theirs / np.linalg.norm(ours) / np.linalg.norm(theirs)
     print(f"{precision}: max difference {abs(got - want).max():.1e}, cosine {cosine:.6f}")
-    assert cosine > (0.99999 if precision == "fp32" else 0.95)
+    assert cosine > (0.99999 if precision == "fp32" else 0.97)
 
 
 def test_a_package_without_them_says_how_to_get_them(demo):
