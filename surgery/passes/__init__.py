@@ -12,6 +12,7 @@ from surgery.passes.attention.multi_head_attention import MultiHeadAttention
 from surgery.passes.attention.packed_attention import PackedAttention
 from surgery.passes.attention.plain_attention import PlainAttention
 from surgery.passes.attention.qkv_split import QkvSplit
+from surgery.passes.attention.row_guard import RowGuard
 from surgery.passes.mlp.bias_gelu import BiasGelu
 from surgery.passes.mlp.gelu import Gelu
 from surgery.passes.mlp.layer_scale import LayerScale
@@ -118,6 +119,7 @@ __all__ = [
     "RmsNorm",
     "Rotary",
     "RotaryRows",
+    "RowGuard",
     "Shapes",
     "Silu",
     "SkipBias",

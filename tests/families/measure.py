@@ -22,6 +22,7 @@ OPTIONS = Options(text_precision="fp32", max_length=64)
 EVERYWHERE = (
     *("dims", "fold", "noop", "static_reshape", "reshape_chain", "weight_cast", "weight_transpose"),
     *("shapes", "lengths", "attention_heads", "rotary_rows", "plain_linear"),
+    "row_guard",
     "right_weight",
     *("attention_bias", "bias_gelu", "skip_bias"),
 )

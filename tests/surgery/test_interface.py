@@ -27,7 +27,7 @@ NAMES = {
 }
 PASSES = {
     *("Attention", "GroupQueryAttention", "MultiHeadAttention", "PackedAttention"),
-    *("AttentionBias", "AttentionHeads", "PlainAttention", "QkvSplit"),
+    *("AttentionBias", "AttentionHeads", "PlainAttention", "QkvSplit", "RowGuard"),
     *("BiasGelu", "Gelu", "LayerScale", "MixtureOfExperts", "Silu"),
     *("HeadNorm", "LayerNorm", "RmsNorm", "SkipBias", "SkipLayerNorm", "SkipRmsNorm"),
     *("HiddenStates", "LastLogits"),

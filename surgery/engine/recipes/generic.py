@@ -40,6 +40,7 @@ from surgery.passes import (
     RmsNorm,
     Rotary,
     RotaryRows,
+    RowGuard,
     Shapes,
     Silu,
     SkipBias,
@@ -127,6 +128,7 @@ DECODER: Recipe[Settings] = (
     *NORMS,
     *ROTARY,
     Step(Attention),
+    Step(RowGuard),
     Step(AttentionHeads),
     Step(GroupQueryAttention, lambda f: {"refuse_left": True}),
     Step(MultiHeadAttention),
@@ -143,6 +145,7 @@ VISION: Recipe[Settings] = (
     *NORMS,
     *ROTARY,
     Step(Attention),
+    Step(RowGuard),
     Step(PackedAttention),  # before attention_heads, which writes heads without a batch anew
     Step(AttentionHeads),
     Step(MultiHeadAttention),
@@ -159,6 +162,7 @@ ANY: Recipe[Settings] = (
     *NORMS,
     *ROTARY,
     Step(Attention),
+    Step(RowGuard),
     Step(PackedAttention),  # before attention_heads, which writes heads without a batch anew
     Step(AttentionHeads),
     Step(GroupQueryAttention, lambda f: {"refuse_left": True}),
