@@ -22,6 +22,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="rewrite surgery/docs/models.md and the golden files",
     )
     parser.addoption(
+        "--update-times", action="store_true", help="measure the times in the table of exporters"
+    )
+    parser.addoption(
         "--every-exporter", action="store_true", help="graphs that take minutes to export too"
     )
     parser.addoption(

@@ -26,6 +26,9 @@ ATTENTIONS = ("GroupQueryAttention", "MultiHeadAttention", "PackedAttention")
 FAMILIES = ("bert", "gpt2")
 """Kinds of model that onnxruntime's optimizer is tried with; the smallest graph counts."""
 
+SIZES = {"num_heads": 4, "hidden_size": 256}
+"""What that optimizer is told; it reads the graph's own sizes where they differ."""
+
 Feeds = Mapping[str, np.ndarray]
 
 
@@ -47,11 +50,17 @@ class Verdict:
 
 def ours(path: Path, recipe: str, feeds: Iterable[Feeds]) -> Verdict:
     """Our recipe."""
+    model = operated(path, recipe)
+    return verdict(model, differences(path, model, feeds))
+
+
+def operated(path: Path, recipe: str) -> ir.Model:
+    """The graph after our recipe."""
     model = load_any(path)
     settings = Settings(options=OPTIONS, head_widths=head_weights(model))
     for _ in runner.run(path.stem, model, GENERIC[recipe], settings):
         pass
-    return verdict(model, differences(path, model, feeds))
+    return model
 
 
 def verdict(model: ir.Model, error: float | None = None) -> Verdict:
@@ -129,32 +138,30 @@ def comparable(
     return old, new
 
 
-def onnxscript(path: Path) -> Verdict:
-    """`onnxscript.rewriter.ort_fusions.optimize_for_ort`."""
+def by_onnxscript(path: Path) -> ir.Model:
+    """The graph after `onnxscript.rewriter.ort_fusions.optimize_for_ort`."""
     from onnxscript.rewriter.ort_fusions import optimize_for_ort
 
     model = ir.load(path)
     with silence():
         result = optimize_for_ort(model)
-    found = result[0] if isinstance(result, tuple) else model
-    return verdict(found)
+    return result[0] if isinstance(result, tuple) else model
 
 
-def onnxruntime(path: Path, heads: int, hidden: int) -> Verdict:
-    """`onnxruntime.transformers.optimizer`, with the kind of model that leaves the fewest nodes.
+def by_onnxruntime(path: Path) -> ir.Model:
+    """The graph after `onnxruntime.transformers.optimizer`.
 
-    The graph as it came where every kind raises an error.
+    The kind of model that leaves the fewest nodes; the graph as it came where every kind raises an
+    error.
     """
     from onnxruntime.transformers import optimizer
 
-    found: list[Verdict] = []
+    found: list[ir.Model] = []
     for kind in FAMILIES:
         with silence(), contextlib.suppress(Exception):
-            done = optimizer.optimize_model(
-                str(path), model_type=kind, num_heads=heads, hidden_size=hidden, opt_level=0
-            )
-            found.append(verdict(ir.from_proto(done.model)))
-    return min(found, key=lambda v: v.nodes) if found else source(path)
+            done = optimizer.optimize_model(str(path), model_type=kind, opt_level=0, **SIZES)
+            found.append(ir.from_proto(done.model))
+    return min(found, key=view.size) if found else ir.from_proto(onnx.load(path))
 
 
 def source(path: Path) -> Verdict:
