@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import onnx_ir as ir
 import sympy
+from sympy.parsing.sympy_parser import TokenError, parse_expr
 
 Length: TypeAlias = int | sympy.Expr | None
 """A number, an expression such as `past + sequence`, or None where nothing is known."""
@@ -18,6 +19,11 @@ WORD = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 ARITHMETIC = re.compile(r"(?:[A-Za-z_]\w*+|\d++(?!\w)|[\s+*/()-])++", re.ASCII)
 """What is read as an expression: sympy would evaluate anything else as Python, and a number such
 as 1e999999999 digit by digit."""
+NAMES = {
+    name: getattr(sympy, name) for name in ("Float", "Function", "Integer", "Lambda", "Symbol")
+}
+"""What sympy's parser writes into an expression. Left to itself, it imports all of sympy for each
+expression, which takes most of a millisecond."""
 LONGEST = 64
 """Characters up to which a name is read as an expression."""
 
@@ -39,11 +45,14 @@ def expression(name: str, symbol: Callable[[str], sympy.Symbol]) -> sympy.Expr |
         name: of an axis.
         symbol: makes the symbol of a word in it.
     """
+    if WORD.fullmatch(name):  # nearly every name
+        return symbol(name)
     if not ARITHMETIC.fullmatch(name):
         return None
+    words = {word: symbol(word) for word in WORD.findall(name)}
     try:
-        found = sympy.sympify(name, locals={word: symbol(word) for word in WORD.findall(name)})
-    except (sympy.SympifyError, SyntaxError, TypeError, AttributeError):
+        found = parse_expr(name.replace("\n", ""), words, global_dict=dict(NAMES))
+    except (TokenError, SyntaxError, TypeError, AttributeError):
         return None
     return found if isinstance(found, sympy.Expr) else None
 
