@@ -67,11 +67,15 @@ class Place:
 
 @dataclass
 class Job:
-    """One source, the weight that it makes, and the places of its arrays."""
+    """One source, the weight that it makes, and the places of its arrays.
+
+    `file` is where the weight is stored that the source reads.
+    """
 
     source: Source
     name: str
     strict: bool
+    file: str
     places: dict[int, Place] = field(default_factory=dict)
 
 
@@ -95,15 +99,19 @@ class Layout:
         self.sizes[file] = offset + nbytes
         return Place(file, offset, nbytes)
 
-    def place(self, tensor: ir.TensorProtocol, file: str) -> Place:
-        """Return the place of a tensor. Tensors with an equal source share one place."""
+    def place(self, tensor: ir.TensorProtocol, file: str, read: str = "the graph") -> Place:
+        """Return the place of a tensor. Tensors with an equal source share one place.
+
+        Args:
+            tensor: an initializer.
+            file: the data file to write.
+            read: the file of the graph that it comes from.
+        """
         if not isinstance(tensor, RowTensor):
             place = self.take(file, tensor.nbytes)
             self.arrays.append((place, tensor))
             return place
-        job = self.jobs.setdefault(
-            tensor.source, Job(tensor.source, weight_name(tensor), self.strict)
-        )
+        job = self.jobs.setdefault(tensor.source, job_of(tensor, self.strict, read))
         if tensor.part not in job.places:
             job.places[tensor.part] = self.take(file, tensor.nbytes)
         return job.places[tensor.part]
@@ -115,6 +123,7 @@ def write_graphs(
     threads: int | None = None,
     report: Callable[[int, int], None] = lambda done, total: None,
     strict: bool = False,
+    read: Mapping[str, Path] | None = None,
 ) -> Layout:
     """Write graphs and their data files.
 
@@ -127,6 +136,7 @@ def write_graphs(
         report: called with bytes done and in all.
         strict: refuse numbers that are not finite in the input too. Those that this program would
             make, such as a weight beyond float16, are always refused.
+        read: the files of the graphs that were read, by the same names, for messages.
 
     Returns:
         The place of each tensor and the size of each data file.
@@ -138,10 +148,11 @@ def write_graphs(
     """
     layout = Layout(strict=strict)
     for name, model in graphs.items():
-        for value in external(model, strict):
+        origin = str((read or {}).get(name, name))
+        for value in external(model, strict, origin):
             tensor = value.const_value
             assert tensor is not None
-            place = layout.place(row_tensor(tensor), f"{name}.data")
+            place = layout.place(row_tensor(tensor), f"{name}.data", origin)
             value.const_value = ir.ExternalTensor(
                 place.file,
                 place.offset,
@@ -159,6 +170,12 @@ def write_graphs(
     for name, model in graphs.items():
         ir.save(model, folder / name)
     return layout
+
+
+def job_of(tensor: RowTensor, strict: bool, read: str) -> Job:
+    """The work on a weight that is read from its own file, or else from that of its graph."""
+    files = (str(weight.file) for weight in stored_in(tensor.source))
+    return Job(tensor.source, weight_name(tensor), strict, next(files, read))
 
 
 def weight_name(tensor: ir.TensorProtocol) -> str:
@@ -196,24 +213,30 @@ def stored_in(source: object) -> Iterator[Stored]:
             yield from stored_in(getattr(source, part.name))
 
 
-def external(model: ir.Model, strict: bool = False) -> Iterator[ir.Value]:
-    """Yield the initializers that go to a data file, and load the smaller ones into the graph."""
+def external(model: ir.Model, strict: bool = False, read: str = "the graph") -> Iterator[ir.Value]:
+    """Yield the initializers that go to a data file, and load the smaller ones into the graph.
+
+    Args:
+        model: the graph.
+        strict: whether numbers that are not finite in the input are refused.
+        read: the file of the graph that was read.
+    """
     for graph in model.graphs():
         for value in graph.initializers.values():
             tensor = value.const_value
             if tensor is not None and tensor.nbytes >= THRESHOLD:
                 yield value
             elif isinstance(tensor, RowTensor | ir.ExternalTensor):
-                check_small(tensor, strict)
+                check_small(tensor, strict, read)
                 array = np.array(numbers(tensor))
                 value.const_value = ir.Tensor(array, dtype=tensor.dtype, name=value.name)
 
 
-def check_small(tensor: RowTensor | ir.ExternalTensor, strict: bool) -> None:
+def check_small(tensor: RowTensor | ir.ExternalTensor, strict: bool, read: str) -> None:
     """Check a weight that stays inside its graph."""
     row = row_tensor(tensor)
     assert isinstance(row, RowTensor)
-    job = Job(row.source, weight_name(tensor), strict)
+    job = job_of(row, strict, read)
     rows = job.source.parts[0][1]
     with naming(job):
         read_checked(job, 0, rows[0] if rows else 1)
@@ -330,7 +353,7 @@ def write_tile(job: Job, rows: Span, columns: Span, files: Mapping[str, int]) ->
     with naming(job):
         with np.errstate(over="ignore"):  # what overflows is refused below
             array = tile(job.source, rows, columns)
-        check_rows(job.name, job.source, 0, array, job.strict)
+        check_rows(job.name, job.source, 0, array, job.strict, job.file)
     place = job.places[0]
     size, width = array.itemsize, job.source.parts[0][1][1]
     offset = place.offset + (rows[0] * width + columns[0]) * size
@@ -360,9 +383,9 @@ def read_checked(job: Job, start: int, stop: int) -> tuple[Array, ...]:
         with np.errstate(over="ignore"):  # what overflows is refused below
             arrays = job.source.read(start, stop)
     except ValueError as e:
-        raise unquantizable(job.name, job.source, e) from e
+        raise unquantizable(job.name, job.source, e, job.file) from e
     for part, rows in enumerate(arrays):
-        check_rows(job.name, job.source, part, rows, job.strict)
+        check_rows(job.name, job.source, part, rows, job.strict, job.file)
     return arrays
 
 

@@ -44,7 +44,7 @@ def is_finite(array: Array) -> bool:
     return array.dtype.kind != "f" or bool(np.isfinite(array).all())
 
 
-def check_rows(name: str, source: Source, part: int, rows: Array, strict: bool) -> None:
+def check_rows(name: str, source: Source, part: int, rows: Array, strict: bool, file: str) -> None:
     """Refuse rows that are about to be written and are not finite.
 
     Args:
@@ -55,6 +55,7 @@ def check_rows(name: str, source: Source, part: int, rows: Array, strict: bool) 
         strict: whether numbers that are not finite in the input are refused too, and not only
             those that this program would make. A graph that somebody else exported may hold
             infinity on purpose, such as a mask.
+        file: where the weight is stored.
 
     Raises:
         PackageError: the message names the weight, what it holds and what to do.
@@ -64,7 +65,7 @@ def check_rows(name: str, source: Source, part: int, rows: Array, strict: bool) 
     found = Found.of(source)
     if not found.whole:
         if strict:
-            raise PackageError(f"{name}: holds {found.words()}: the checkpoint is broken there.")
+            raise broken(name, found, file)
         return
     dtype = source.parts[part][0]
     if dtype == ir.DataType.FLOAT16:
@@ -90,14 +91,19 @@ def check_array(name: str, tensor: ir.TensorProtocol) -> None:
         raise PackageError(f"{name}: computed from the graph and the configuration, holds NaN.")
 
 
-def unquantizable(name: str, source: Source, error: ValueError) -> PackageError:
+def broken(name: str, found: Found, file: str) -> PackageError:
+    """The error for a weight whose numbers are not finite where it is stored."""
+    return PackageError(f"{name}: holds {found.words()}: {file} is broken there.")
+
+
+def unquantizable(name: str, source: Source, error: ValueError, file: str) -> PackageError:
     """The error for a weight that cannot be quantized, from what `quant` says of a row of it."""
     try:
         found = Found.of(source)
     except ValueError:  # not even read
         return PackageError(f"{name}: cannot be read: {error}.")
     if not found.whole:
-        return PackageError(f"{name}: holds {found.words()}: the checkpoint is broken there.")
+        return broken(name, found, file)
     return PackageError(
         f"{name}: cannot be quantized: {error} Its largest weight is {found.largest:.3g}. {ADVICE}"
     )

@@ -7,8 +7,10 @@ import struct
 
 import ml_dtypes
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
+from weighted_graph import write
 
 from surgery.__main__ import main
 from surgery.base.errors import PackageError
@@ -131,6 +133,28 @@ def test_masks_of_other_graphs_stay(tmp_path, rows):
         weight = np.where(np.isinf(mask), 0, mask).astype(np.float32)
         tensor = RowTensor(Cast(Inline(ir.tensor(weight)), ir.DataType.FLOAT16), name="w")
         write_graphs({"a.onnx": graph_of(tensor)}, tmp_path)
+
+
+GRAPH = """<ir_version: 8, opset_import: ["": 17]>
+g (float[n,64] x, float[64,128] w_wide, float[128,64] w_back) => (float[n,64] y) {
+  h = MatMul(x, w_wide)
+  y = MatMul(h, w_back)
+}"""
+
+
+@pytest.mark.parametrize("number", SPECIAL)
+@pytest.mark.parametrize("external", [False, True])
+def test_weights_of_other_graphs_name_their_file(refused, tmp_path, number, external):
+    """The weight, and the file that holds it: the graph's own, or the one beside it."""
+    path = write(GRAPH, tmp_path / "model.onnx")
+    model = onnx.load(path)
+    weight = onnx.numpy_helper.to_array(model.graph.initializer[1]).copy()
+    weight[3, 5] = number
+    model.graph.initializer[1].CopyFrom(onnx.numpy_helper.from_array(weight, "w_back"))
+    onnx.save(model, path, save_as_external_data=external, location="data.bin", size_threshold=0)
+    words = ("-o", tmp_path / "out", "--recipe", "decoder", "-t", "int4")
+    line = refused(main, "apply", "-i", path, *words)
+    assert "w_back: holds " in line and f"{tmp_path / 'data.bin' if external else path} is" in line
 
 
 def test_quantized_weights_are_named(tmp_path):
