@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO
 
 from surgery.base.errors import PackageError
+from surgery.base.processes import limit_memory
 
 SECONDS = 20.0
 """Time for one conversation. Real templates take milliseconds, loading the tokenizer a second."""
@@ -116,7 +117,7 @@ def main(folder: str) -> int:
     """Answer conversations, a JSON line each, until standard input ends."""
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    limit_memory()
+    limit_memory(MEMORY)
     import onnxruntime_genai as og
 
     tokenizer = None
@@ -130,15 +131,6 @@ def main(folder: str) -> int:
         replies.write(json.dumps(reply).encode() + b"\n")
         replies.flush()
     return 0
-
-
-def limit_memory() -> None:
-    """Bound this process's memory, where the system can."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
 
 
 if __name__ == "__main__":

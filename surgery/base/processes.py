@@ -1,4 +1,4 @@
-"""How another process ended, in words."""
+"""Processes of our own: how one ended, in words, and how much memory one may take."""
 
 from __future__ import annotations
 
@@ -12,3 +12,16 @@ def ending(code: int) -> str:
     name = signal.Signals(-code).name
     hint = ", which the system does where memory runs out" if name == "SIGKILL" else ""
     return f"was ended by {name}{hint}"
+
+
+def limit_memory(most: int) -> None:
+    """Bound this process's address space, where the system can.
+
+    Args:
+        most: bytes.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))

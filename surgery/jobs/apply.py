@@ -18,7 +18,7 @@ from surgery.engine.recipes.generic import GENERIC
 from surgery.engine.selection import known
 from surgery.jobs import quantization
 from surgery.jobs.build import QUANTIZATION, dump, show
-from surgery.jobs.describe import beside, describe
+from surgery.jobs.describe import beside, describe, reading_of
 from surgery.jobs.left_float import left_float
 from surgery.match.logits import head_weights
 from surgery.package.external_data import write_graphs
@@ -102,7 +102,9 @@ def apply(
             dump(quantized, stage / QUANTIZATION)
         if packaged:
             told += describe(models, described, options, stage)
-        layout = write_graphs(models, stage)
+        with reading_of(described, stage) as reading:
+            layout = write_graphs(models, stage, read={path.name: path for path in paths})
+            told += filter(None, [reading.note() if reading else ""])
     total = sum(layout.sizes.values())
     announce(f"wrote {output}: {len(models)} graphs, {total / 1e6:,.1f} MB of weights")
     for line in told:

@@ -12,6 +12,7 @@ from pathlib import Path
 import onnx_ir as ir
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
+from surgery.answer.reading import Reading
 from surgery.base import manifest
 from surgery.base.console import announce, console, progress
 from surgery.base.staging import check_free, staged
@@ -24,8 +25,10 @@ from surgery.engine.selection import EVERYTHING, Selection
 from surgery.jobs import quantization
 from surgery.jobs.calibrate import calibrated
 from surgery.package.card import model_card
+from surgery.package.chat_template import check_template
 from surgery.package.external_data import Layout, write_graphs
 from surgery.package.genai_config import PROCESSOR, check_tokens, filenames, genai_config, token_ids
+from surgery.package.language_model import TOKENIZER
 from surgery.package.processor_config import processor_config
 from surgery.package.tokenizer import copy_tokenizer
 from surgery.passes import MatMulNBits
@@ -88,14 +91,15 @@ def build(
     }
     with staged(output, force, about, inputs) as stage:
         names = filenames(facts)
-        layout = write({names[part]: model for part, model in models.items()}, stage, facts)
+        layout, notes = write({names[part]: model for part, model in models.items()}, stage, facts)
     total = sum(layout.sizes.values())
     if facts.plan is not None and facts.plan.measured:
         for part in quantization.summary(facts.plan, [models["decoder"]]):
             console.print(part, soft_wrap=isinstance(part, str))
     announce(f"wrote {output}: {total / 1e6:,.1f} MB of weights in {len(layout.sizes)} files")
-    if told:
-        announce(told)
+    for line in (*told, *notes):
+        if line:
+            announce(line)
     announce(f"ask it: {question(output, facts)}")
     return output
 
@@ -115,16 +119,18 @@ def rounded(facts: Facts, folder: Path) -> None:
     write({names[part]: model for part, model in models.items()}, folder, facts)
 
 
-def check_configurations(facts: Facts) -> str:
+def check_configurations(facts: Facts) -> tuple[str, str]:
     """Read everything that goes into the package besides weights, before any work is done.
 
     Returns:
-        A line for the user about the padding token; "" if there is nothing to say.
+        Lines for the user, about the chat template and the padding token; "" if there is nothing
+        to say.
 
     Raises:
         PackageError: a file of the checkpoint is not what it must be.
     """
     check_tokens(facts)
+    without = check_template(facts.tokens)
     genai_config(facts)
     processor_config(facts)
     length, most = facts.options.max_length, int(facts.text["max_position_embeddings"])
@@ -133,7 +139,7 @@ def check_configurations(facts: Facts) -> str:
             f"--max-length {length}: the checkpoint was made for {most} positions "
             f"(max_position_embeddings); answers beyond them may be poor",
         )
-    return token_ids(facts).padding()[1]
+    return without, token_ids(facts).padding()[1]
 
 
 def question(output: Path, facts: Facts) -> str:
@@ -185,19 +191,32 @@ def show(record: runner.Record, words: str = "") -> None:
     announce(f"{record.line()}  {words}".rstrip())
 
 
-def write(models: dict[str, ir.Model], folder: Path, facts: Facts) -> Layout:
-    """Write all files of a package."""
+def write(
+    models: dict[str, ir.Model], folder: Path, facts: Facts
+) -> tuple[Layout, tuple[str, ...]]:
+    """Write all files of a package.
+
+    Meanwhile the runtime and Hugging Face read texts with its tokenizer, and must agree.
+
+    Returns:
+        Where the weights are, and lines for the user about the tokenizer, which may be "".
+
+    Raises:
+        PackageError: a file of the checkpoint is not what it must be, or the runtime reads another
+            text out of it.
+    """
     if facts.options.strip:
         for model in models.values():
             ClearMetadataAndDocStringPass()(model)
-    copy_tokenizer(facts.tokens, folder)
+    copied = copy_tokenizer(facts.tokens, folder)
     dump(genai_config(facts), folder / "genai_config.json")
     dump(processor_config(facts), folder / PROCESSOR)
     if facts.plan is not None or facts.tower is not None:
         plan = facts.plan or Plan({}, (), 0.0)
         unplanned = quantization.rest(models.values(), plan)
         dump(plan.data() | {"rounded": unplanned}, folder / QUANTIZATION)
-    with progress(in_bytes=True) as bar:
+    asked = Reading(folder, facts.tokens.folder / TOKENIZER)
+    with asked as reading, progress(in_bytes=True) as bar:
         task = bar.add_task("weights", total=None)
         layout = write_graphs(
             models,
@@ -205,8 +224,9 @@ def write(models: dict[str, ir.Model], folder: Path, facts: Facts) -> Layout:
             report=lambda done, total: bar.update(task, completed=done, total=total),
             strict=True,
         )
+        read = reading.note()
     (folder / "README.md").write_text(model_card(facts, layout), encoding="utf-8")
-    return layout
+    return layout, (copied, read)
 
 
 def dump(value: object, path: Path) -> None:

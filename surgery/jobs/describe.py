@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import onnx_ir as ir
 
+from surgery.answer.reading import Reading
 from surgery.engine.options import Options
 from surgery.jobs.build import dump
+from surgery.package.chat_template import check_template
 from surgery.package.decoder_config import PLAIN, decoder_config
 from surgery.package.decoder_graph import DecoderGraph, Unfit
-from surgery.package.language_model import CONFIG, LanguageModel
+from surgery.package.language_model import CONFIG, TOKENIZER, LanguageModel
 from surgery.package.tokenizer import copy_tokenizer
 
 GENAI = "genai_config.json"
@@ -56,7 +59,8 @@ def describe(
     except Unfit as e:
         return [f"no {GENAI}: {e}"]
     assert about.tokens is not None
-    copy_tokenizer(about.tokens, stage)
+    without = check_template(about.tokens)
+    copied = copy_tokenizer(about.tokens, stage)
     dump(config, stage / GENAI)
     kind = config["model"]["type"]
     length = config["model"]["context_length"]
@@ -64,7 +68,14 @@ def describe(
     if kind == PLAIN:
         told.append(f"onnxruntime-genai has no type {about.kind}; {PLAIN} is its type for any")
     padding = about.ids(about.tokens, graph.vocabulary).padding()[1]
-    return [*told, padding] if padding else told
+    return [*told, *filter(None, (copied, without, padding))]
+
+
+def reading_of(about: LanguageModel | None, stage: Path) -> AbstractContextManager[Reading | None]:
+    """Both readings of the tokenizer of a package that `describe` wrote; None if it wrote none."""
+    if about is None or about.tokens is None or not (stage / GENAI).exists():
+        return nullcontext()
+    return Reading(stage, about.tokens.folder / TOKENIZER)
 
 
 def decoder_of(models: Mapping[str, ir.Model]) -> tuple[str, DecoderGraph]:

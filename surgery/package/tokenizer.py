@@ -1,20 +1,31 @@
-"""Copy the tokenizer and the chat template, so that a package needs no checkpoint."""
+"""Copy the tokenizer and the chat template, so that a package needs no checkpoint.
+
+What the runtime would read otherwise than Hugging Face is written as the runtime reads it.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from surgery.base.errors import PackageError
 from surgery.base.files import (
     MANIFEST_BYTES,
     TOKENIZER_BYTES,
+    brief,
     parse_json,
     read_bytes,
     read_json,
 )
 from surgery.base.tokens import TEMPLATE, Tokens
+from surgery.package.byte_level import (
+    GENERIC,
+    class_for_runtime,
+    decoder_for_runtime,
+    is_byte_level,
+)
 
 REQUIRED = ("tokenizer.json", "tokenizer_config.json")
 OPTIONAL = (
@@ -28,12 +39,16 @@ TEMPLATES = (TEMPLATE, "chat_template.json")
 """Files that may hold the chat template, beside tokenizer_config.json."""
 
 
-def copy_tokenizer(tokens: Tokens, folder: Path) -> None:
+def copy_tokenizer(tokens: Tokens, folder: Path) -> str:
     """Copy the files that onnxruntime-genai and the tokenizers of Hugging Face read.
 
     A checkpoint has its chat template in a file of its own, in tokenizer_config.json or in
     chat_template.json. The package has the one that transformers takes, in its own file. Another
-    one in tokenizer_config.json, which the runtime would prefer, is left out.
+    one in tokenizer_config.json, which the runtime would prefer, is left out. Class and decoder of
+    a byte-level tokenizer are those with which the runtime reads it as one.
+
+    Returns:
+        A line for the user about what is not as in the checkpoint; "" if there is nothing to say.
 
     Raises:
         PackageError: the checkpoint has no tokenizer.json or no tokenizer_config.json, a file is
@@ -46,16 +61,47 @@ def copy_tokenizer(tokens: Tokens, folder: Path) -> None:
         check_own(source)
         if name in REQUIRED or source.exists():
             (folder / name).write_bytes(contents(source))
-    template = tokens.template
-    if template is None:
-        return
-    (folder / TEMPLATE).write_text(template, encoding="utf-8", newline="")
     path = folder / "tokenizer_config.json"
     config = read_json(path, PackageError, limit=MANIFEST_BYTES)
-    if config.get("chat_template", template) != template:
-        del config["chat_template"]
-        text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-        path.write_text(text, encoding="utf-8", newline="")
+    changed = False
+    template = tokens.template
+    if template is not None:
+        (folder / TEMPLATE).write_text(template, encoding="utf-8", newline="")
+        if config.get("chat_template", template) != template:
+            del config["chat_template"]
+            changed = True
+    told = write_byte_level(folder / "tokenizer.json", config)
+    if told or changed:
+        path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8", newline="")
+    return told
+
+
+def write_byte_level(path: Path, config: dict[str, Any]) -> str:
+    """Change a byte-level tokenizer that the runtime would take for one of another kind.
+
+    Args:
+        path: tokenizer.json of the package.
+        config: its tokenizer_config.json, which is changed too.
+
+    Returns:
+        What was changed, in one line; "" if nothing was.
+    """
+    tokenizer = read_json(path, PackageError, limit=TOKENIZER_BYTES)
+    if not is_byte_level(tokenizer):
+        return ""
+    told = []
+    name = config.get("tokenizer_class", "")
+    if class_for_runtime(name) != name:
+        config["tokenizer_class"] = class_for_runtime(name)
+        told.append(f"tokenizer_class {brief(name) or 'missing'} became {GENERIC}")
+    decoder = decoder_for_runtime(tokenizer)
+    if decoder is not None:
+        tokenizer["decoder"] = decoder
+        path.write_text(json.dumps(tokenizer), encoding="utf-8", newline="")
+        told.append("its decoder became ByteLevel alone")
+    if not told:
+        return ""
+    return f"{path.name} is byte-level BPE; for onnxruntime-genai {' and '.join(told)}"
 
 
 def check_own(source: Path) -> None:

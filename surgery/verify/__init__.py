@@ -19,6 +19,7 @@ from surgery.verify.graphs import check_graphs
 from surgery.verify.logits import check_logits
 from surgery.verify.opened import Opened
 from surgery.verify.runtime import check_runtime
+from surgery.verify.tokenizer import check_tokenizer
 
 __all__ = ["Finding", "Report", "verify_package"]
 
@@ -27,6 +28,7 @@ Group = Callable[[Opened], Iterator[Finding]]
 GROUPS: dict[str, Group] = {
     "files": check_files,
     "configurations": check_configs,
+    "tokenizer": check_tokenizer,
     "graphs run": check_graphs,
     "onnxruntime-genai": check_runtime,
 }

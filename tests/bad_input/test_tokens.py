@@ -325,6 +325,12 @@ def test_links_into_the_cache_of_the_hub(damaged, tmp_path):
     assert (tmp_path / "package" / "generation_config.json").is_file()
 
 
+def test_a_template_that_does_not_parse(damaged):
+    (damaged.folder / "chat_template.jinja").write_text("{{ messages")
+    with pytest.raises(PackageError, match="chat template, line 1"):
+        check_configurations(damaged())
+
+
 @pytest.mark.parametrize("token", [-1, 10**9])
 def test_a_first_token_outside_the_table(damaged, token):
     with pytest.raises(PackageError, match=r"generation_config.json: bos_token_id is"):

@@ -9,7 +9,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import onnxruntime_genai as og
 import pytest
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from weighted_graph import write
 
 from surgery.__main__ import main
@@ -19,9 +19,9 @@ from surgery.match.caches import caches, numbered
 from surgery.package.decoder_graph import DecoderGraph, Unfit
 
 GRAPH = """<ir_version: 8, opset_import: ["": 17]>
-g (int64[batch,sequence] input_ids, int64[batch,total] attention_mask, float[16,4] w_table,
-   float[4,16] w_head, float[batch,1,past,4] old_k_0_x, float[batch,1,past,4] old_v_0_x)
-=> (float[batch,sequence,16] logits, float[batch,1,total,4] new_k_0_x,
+g (int64[batch,sequence] input_ids, int64[batch,total] attention_mask, float[258,4] w_table,
+   float[4,258] w_head, float[batch,1,past,4] old_k_0_x, float[batch,1,past,4] old_v_0_x)
+=> (float[batch,sequence,258] logits, float[batch,1,total,4] new_k_0_x,
     float[batch,1,total,4] new_v_0_x)
 <int64[1] first = {1}, int64[1] two = {2}> {
   h = Gather(w_table, input_ids)
@@ -35,9 +35,9 @@ g (int64[batch,sequence] input_ids, int64[batch,total] attention_mask, float[16,
   logits = MatMul(mixed, w_head)
 }"""
 """A decoder whose cache is joined by Concat and read by no attention."""
-WORDS = ["<pad>", "<end>", *"abcdefghijklmn"]
+WORDS = ["<pad>", "<end>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
 CONFIG = {"model_type": "llama", "num_hidden_layers": 1, "num_attention_heads": 2,
-          "hidden_size": 4, "vocab_size": 16, "eos_token_id": 1, "pad_token_id": 0,
+          "hidden_size": 4, "vocab_size": 258, "eos_token_id": 1, "pad_token_id": 0,
           "max_position_embeddings": 32}  # fmt: skip
 
 
@@ -48,7 +48,9 @@ def folder(tmp_path):
     home.mkdir()
     write(GRAPH, home / "model.onnx")
     (home / "config.json").write_text(json.dumps(CONFIG))
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, "a"))
+    tokenizer = Tokenizer(models.BPE({word: i for i, word in enumerate(WORDS)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(WORDS[:2])
     tokenizer.save(str(home / "tokenizer.json"))
     about = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<pad>"}
@@ -89,7 +91,7 @@ def test_package_runs(folder):
     assert (decoder["head_size"], decoder["num_key_value_heads"]) == (4, 1)
     assert not config["search"]["past_present_share_buffer"]
     assert config["model"] == {
-        "type": "llama", "vocab_size": 16, "context_length": 32, "bos_token_id": 1,
+        "type": "llama", "vocab_size": 258, "context_length": 32, "bos_token_id": 1,
         "pad_token_id": 0, "eos_token_id": [1],
     }  # fmt: skip
     session = ort.InferenceSession(folder / "model.onnx")
@@ -159,13 +161,13 @@ def test_part_about_text(folder):
 
 def test_generation(folder):
     """Ends and sampling are those of generation_config.json; --max-length bounds the context."""
-    generation = {"eos_token_id": [1, 5], "do_sample": True, "top_k": 99, "temperature": 0.5}
+    generation = {"eos_token_id": [1, 5], "do_sample": True, "top_k": 999, "temperature": 0.5}
     (folder / "generation_config.json").write_text(json.dumps(generation))
     _, out = applied(folder, "--max-length", "16")
     config = written(out)
     assert config["model"]["eos_token_id"] == [1, 5]
     assert config["model"]["context_length"] == config["search"]["max_length"] == 16
-    assert config["search"]["do_sample"] and config["search"]["top_k"] == 16
+    assert config["search"]["do_sample"] and config["search"]["top_k"] == 258
     assert (out / "generation_config.json").is_file()
 
 
@@ -193,7 +195,7 @@ def test_no_tokenizer(folder, capsys):
 
 
 BROKEN = {
-    "an end outside": {"eos_token_id": 99},
+    "an end outside": {"eos_token_id": 999},
     "an end of another kind": {"eos_token_id": "x"},
     "layers of another kind": {"num_hidden_layers": "x"},
     "no type": {"model_type": 5},
@@ -209,6 +211,42 @@ def test_broken(folder, capsys, changes):
     assert status == 2 and not out.exists()
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert "config.json" in line and next(iter(changes)) in line
+
+
+READ_OTHERWISE = {
+    "words of another kind": {"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}},
+    "spaces in front": {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True,
+                                          "trim_offsets": True, "use_regex": True}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", READ_OTHERWISE.values(), ids=READ_OTHERWISE)
+def test_read_otherwise(folder, capsys, change):
+    """No package whose prompts the runtime would read as other tokens."""
+    edited(folder, "tokenizer.json", **change)
+    status, out = applied(folder)
+    assert status == 2 and not out.exists()
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"{folder / 'tokenizer.json'}: onnxruntime-genai" in line
+
+
+def test_bytes_called_llama(folder, capsys):
+    """The class with which the runtime reads the bytes is written, and said."""
+    edited(folder, "tokenizer_config.json", tokenizer_class="LlamaTokenizer")
+    status, out = applied(folder)
+    assert status == 0
+    written = json.loads((out / "tokenizer_config.json").read_text())
+    assert written["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert "LlamaTokenizer became PreTrainedTokenizerFast" in capsys.readouterr().err
+
+
+def test_chat_template(folder, capsys):
+    """A broken one is refused; to have none is the way of base models, and is said."""
+    assert applied(folder)[0] == 0 and "no chat template" in capsys.readouterr().err
+    (folder / "chat_template.jinja").write_text("{% for m in messages %}")
+    status, _ = applied(folder, "--force")
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert status == 2 and "chat template, line 1" in line
 
 
 def test_no_such_folder(folder, tmp_path, capsys):

@@ -33,8 +33,8 @@ ARROWS: dict[str, set[str]] = {
         "surgery.rewrite",
     },
     "surgery.jobs": {
-        *("surgery.base", "surgery.calibrate", "surgery.engine", "surgery.match"),
-        *("surgery.package", "surgery.passes", "surgery.rewrite"),
+        *("surgery.answer", "surgery.base", "surgery.calibrate", "surgery.engine"),
+        *("surgery.match", "surgery.package", "surgery.passes", "surgery.rewrite"),
     },
     "surgery.answer": {"surgery.base"},
     "surgery.verify": {
