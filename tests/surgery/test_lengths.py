@@ -32,9 +32,7 @@ def test_sums_as_sympy_reads_them(name, monkeypatch):
     assert expression(name, symbol) == wanted
 
 
-@pytest.mark.parametrize(
-    "name", ["a +", "floor(a)", "a b", "a, b", "1e9", "lambda - a", ""]
-)
+@pytest.mark.parametrize("name", ["a +", "floor(a)", "a b", "a, b", "1e9", "lambda - a", ""])
 def test_what_is_no_expression(name):
     """None, and no error."""
     assert expression(name, symbol) is None
