@@ -24,13 +24,14 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCS = Path(surgery.__file__).parent / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 INTERFACE = (DOCS / "interface.md").read_text(encoding="utf-8")
+TROUBLESHOOTING = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
 
 SETUP = (
     "python3 -m venv .venv && . .venv/bin/activate && pip install -c constraints.txt -e . \\\n  && "
 )
 """What the first command does before the main job; the tests run in an environment that has it."""
 
-NOT_RUN = ["test", "not run: needs the hub", "not run: needs a GPU"]
+NOT_RUN = ["test", "not run: needs the hub"]
 """Blocks that no test can run, by the comment above them; "test" runs the tests themselves."""
 
 
@@ -151,7 +152,8 @@ def messages() -> set[str]:
 
 def quoted(nth: int) -> list[str]:
     """The first column of a table of messages."""
-    part = README.split("| message | what to do |\n|---|---|\n")[nth].partition("\n\n")[0]
+    heading = "| message | what to do |\n|---|---|\n"
+    part = TROUBLESHOOTING.split(heading)[nth].partition("\n\n")[0]
     return [row.split(" | ")[0].removeprefix("| ") for row in part.splitlines()]
 
 
