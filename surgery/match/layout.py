@@ -205,12 +205,17 @@ class Heads:
     factor: float
 
 
-def heads_of(value: ir.Value) -> Heads | None:
-    """The farthest rows that heads `[B, N, S, D]` are made of; None where the shape is unknown."""
+def heads_of(value: ir.Value, perm: Sequence[int] = (0, 1, 2, 3)) -> Heads | None:
+    """The farthest rows that heads are made of; None where the shape is unknown.
+
+    Args:
+        value: heads `[B, N, S, D]`, with their axes in another order.
+        perm: that order.
+    """
     shape = lengths_of(value.shape)
     if shape is None or len(shape) != 4 or None in shape:
         return None
-    batch, count, length, width = shape
+    batch, count, length, width = (shape[list(perm).index(i)] for i in range(4))
     if not isinstance(count, int):
         return None
     found = None
@@ -222,7 +227,7 @@ def heads_of(value: ir.Value) -> Heads | None:
             for repeats in divisors(count):
                 kept = count // repeats
                 axes = usual(form, source, (batch, kept, length, width), repeats)
-                if axes is not None and axes == origin.axes:
+                if axes is not None and transposed(axes, perm) == origin.axes:
                     found = Heads(origin.source, form, kept, repeats, origin.factor)
                     break
             else:

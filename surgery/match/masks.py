@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,7 +55,8 @@ def read_mask(mask: ir.Value, past: ir.Value, query: ir.Value) -> Mask | str:
     for b, s, p in ((1, 1, far), (2, 3, 2), (1, 4, 0), (2, 3, far)):
         if p == far and s > 1 and window is None:
             continue
-        sizes = named_sizes(past, query, padding, b, s, p)
+        sizes = usual_sizes(region.inputs, b, s, p)
+        sizes |= named_sizes(past, query, padding, b, s, p)
         feeds = {v.name or "": example(v, v is padding, sizes, s) for v in region.inputs}
         valid = np.ones((b, p + s), bool)
         if padding is not None:
@@ -94,6 +96,20 @@ def rank(value: ir.Value) -> int | None:
     return None if value.shape is None else len(value.shape)
 
 
+def usual_sizes(inputs: Iterable[ir.Value], batch: int, sequence: int, past: int) -> dict[str, int]:
+    """Sizes of axes by their place, where an exporter named equal axes differently.
+
+    Rows come first, in tokens `[B, S]` the new positions second, in a cache `[B, K, P, D]` the
+    past third.
+    """
+    sizes: dict[str, int] = {}
+    for value in inputs:
+        axes = list(value.shape or ())
+        places = {0: batch} | {2: {1: sequence}, 4: {2: past}}.get(len(axes), {})
+        sizes |= {str(axes[i]): size for i, size in places.items() if i < len(axes)}
+    return sizes
+
+
 def named_sizes(
     past: ir.Value,
     query: ir.Value,
@@ -111,7 +127,7 @@ def named_sizes(
         str(past.shape[2]): length,
     }
     if padding is not None and padding.shape is not None:
-        sizes |= {str(padding.shape[1]): length + sequence}
+        sizes |= {str(padding.shape[0]): batch, str(padding.shape[1]): length + sequence}
     if query.shape is not None:
         sizes[str(query.shape[2])] = sequence
     return sizes
@@ -160,7 +176,8 @@ def read_padding(mask: ir.Value) -> ir.Value | str:
     (padding,) = whole
     assert padding.shape is not None and padding.dtype is not None
     for rows, length in PADDED:
-        sizes = dict(zip(map(str, padding.shape), (rows, length), strict=True))
+        sizes = usual_sizes(region.inputs, rows, length, 0)
+        sizes |= dict(zip(map(str, padding.shape), (rows, length), strict=True))
         feeds = {v.name or "": example(v, False, sizes, length) for v in region.inputs}
         valid = np.random.default_rng(length).random((rows, length)) < 0.5
         valid[:, rows % length] = True

@@ -7,6 +7,7 @@ instances are not thread-safe: use one for each thread.
 from surgery.passes.attention.attention import Attention
 from surgery.passes.attention.attention_bias import AttentionBias
 from surgery.passes.attention.attention_heads import AttentionHeads
+from surgery.passes.attention.fixed_cache import FixedCache
 from surgery.passes.attention.group_query_attention import GroupQueryAttention
 from surgery.passes.attention.multi_head_attention import MultiHeadAttention
 from surgery.passes.attention.packed_attention import PackedAttention
@@ -85,6 +86,7 @@ __all__ = [
     "Dims",
     "FeatureConcat",
     "FeatureGather",
+    "FixedCache",
     "FixedGrid",
     "Fold",
     "FreqTable",

@@ -123,6 +123,15 @@ def test_numbers(build, same_numbers, rng):
     same_numbers(make(), build(BEFORE), inputs, rtol=2e-5, atol=2e-6)
 
 
+def test_axes_with_names_of_their_own(build, same_numbers, rng):
+    """An exporter may name equal axes differently."""
+    text = BEFORE.replace("int64[batch,total] attention_mask", "int64[rows,all] attention_mask")
+    text = text.replace("float[batch,2,past,16] past_value", "float[rows2,2,past2,16] past_value")
+    text = text.replace("end = 3>(past_key)", "end = 3>(past_value)")
+    inputs = [feeds(rng, *shape) for shape in SHAPES]
+    same_numbers(make(), build(text), inputs, rtol=2e-5, atol=2e-6)
+
+
 @pytest.mark.parametrize("width", [128, 256])
 def test_wide_heads(build, same_numbers, rng, width):
     """Head sizes of large models; only the sizes of the graph differ."""

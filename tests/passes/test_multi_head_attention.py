@@ -165,6 +165,17 @@ def test_padding(build, same_numbers, rng):
     assert not any(n.op_type == "Where" for n in model.graph)
 
 
+def test_padding_of_axes_with_names_of_their_own(build, same_numbers, rng):
+    """An exporter may name equal axes differently; the rows of the mask come from another input."""
+    text = padded(PADDED).replace("int64[B,S] attention_mask", "int64[C,T] attention_mask")
+    text = text.replace("Concat<axis = 0>(one, one", "Concat<axis = 0>(batch, one")
+    text = text.replace("  rows =", "  batch = Shape<start = 0, end = 1>(x)\n  rows =")
+    model = build(text)
+    same_numbers(make(), model, padded_feeds(rng), rtol=2e-5, atol=2e-6)
+    (node,) = [n for n in model.graph if n.op_type == "MultiHeadAttention"]
+    assert len(node.inputs) == 5
+
+
 def test_padding_turned(build):
     """One that hides what the input says to see stays as it is."""
     text = padded(PADDED).replace("(all, nil, low)", "(all, low, nil)")

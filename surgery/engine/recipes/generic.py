@@ -12,6 +12,7 @@ from surgery.passes import (
     AttentionHeads,
     BiasGelu,
     Dims,
+    FixedCache,
     Fold,
     FreqTable,
     GatherNBits,
@@ -130,6 +131,7 @@ DECODER: Recipe[Settings] = (
     Step(Attention),
     Step(RowGuard),
     Step(AttentionHeads),
+    Step(FixedCache, lambda f: {"refuse_left": True}),
     Step(GroupQueryAttention, lambda f: {"refuse_left": True}),
     Step(MultiHeadAttention),
     *MLP,
@@ -165,6 +167,7 @@ ANY: Recipe[Settings] = (
     Step(RowGuard),
     Step(PackedAttention),  # before attention_heads, which writes heads without a batch anew
     Step(AttentionHeads),
+    Step(FixedCache, lambda f: {"refuse_left": True}),
     Step(GroupQueryAttention, lambda f: {"refuse_left": True}),
     Step(MultiHeadAttention),
     Step(AttentionBias, when=lambda f: f.text_dtype == F32),

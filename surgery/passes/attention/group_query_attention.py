@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from surgery.match.fixed_cache import in_place
 from surgery.match.heads import flat, merged, split
 from surgery.match.masks import Mask, read_mask
 from surgery.rewrite.builder import Builder, replace
@@ -142,6 +143,11 @@ class GroupQueryAttention(NodePass[Grouped]):
 
 def concatenated(value: ir.Value | None, m: Matcher) -> tuple[ir.Value, ir.Value]:
     """Past and new parts of keys or values, `[B, K, P, D]` and `[B, K, S, D]`."""
+    place = in_place(value)
+    if place is not None:  # a condition that held, so that this is a near-miss
+        m.rank(place[0], 4)
+    op = "Concat" if place is None else f"{place[1]}, which writes into {place[0].name}"
+    m.check(place is None, "past and new keys joined by Concat", op)
     node = m.producer(value, "Concat")
     axis = node.attributes["axis"].as_int()
     m.check(axis in (2, -2), "past and new joined along axis 2", axis)
