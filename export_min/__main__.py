@@ -88,8 +88,10 @@ def answer_command(words: list[str]) -> int:
     from export_min.answer import serve
 
     about = "Answer another program's questions in PyTorch: JSON lines in and out."
-    args = parser(" answer", about).parse_args(words)
-    return serve(args.input, args.cache_dir, args.revision)
+    options = parser(" answer", about)
+    options.add_argument("--text", action="store_true", help="a language model of any family")
+    args = options.parse_args(words)
+    return serve(args.input, args.cache_dir, args.revision, args.text)
 
 
 if __name__ == "__main__":

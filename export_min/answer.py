@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
-from export_min.checkpoint import open_checkpoint
+from export_min.checkpoint import Checkpoint, open_checkpoint
 from surgery.base.errors import OutputError, UserError
 from surgery.base.pictures import open_picture
 
@@ -46,13 +46,16 @@ if TYPE_CHECKING:
 Fields = dict[str, Any]
 
 
-def serve(source: str | Path | None, cache_dir: str | None, revision: str | None) -> int:
+def serve(
+    source: str | Path | None, cache_dir: str | None, revision: str | None, text: bool = False
+) -> int:
     """Load a checkpoint and answer until standard input closes, which ends the process.
 
     Args:
         source: a local directory, a hub id, or the embedded demo (None or "demo").
         cache_dir: where the hub keeps its downloads.
         revision: branch, tag or commit on the hub.
+        text: the checkpoint is a language model, of any family.
 
     Returns:
         The exit code where the checkpoint cannot be used.
@@ -60,9 +63,7 @@ def serve(source: str | Path | None, cache_dir: str | None, revision: str | None
     replies, requests = own_stdout(), incoming()
     try:
         checkpoint = open_checkpoint(source, cache_dir, revision)
-        from export_min.reference import Reference  # torch takes seconds to import
-
-        reference = Reference(checkpoint)
+        reference = loaded(checkpoint, text)
     except UserError as e:
         send(replies, failure(e))
         return 2
@@ -73,6 +74,21 @@ def serve(source: str | Path | None, cache_dir: str | None, revision: str | None
         except UserError as e:
             reply = failure(e)
         send(replies, reply)
+
+
+def loaded(checkpoint: Checkpoint, text: bool) -> Reference:
+    """A checkpoint in PyTorch.
+
+    Raises:
+        CheckpointError: it cannot be used.
+    """
+    if text:
+        from export_min.text_reference import TextReference  # torch takes seconds to import
+
+        return TextReference(checkpoint)
+    from export_min.reference import Reference
+
+    return Reference(checkpoint)
 
 
 def own_stdout() -> TextIO:

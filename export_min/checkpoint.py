@@ -157,11 +157,16 @@ class Checkpoint:
         """The path of a shard in `folder`, with slashes."""
         return shard.relative_to(self.folder).as_posix()
 
-    def check_tokenizer(self) -> None:
-        """Raise `CheckpointError` unless the files that make prompts are there."""
+    def check_tokenizer(self, pictures: bool = True) -> None:
+        """Raise `CheckpointError` unless the files that make prompts are there.
+
+        Args:
+            pictures: whether that of the pictures is one of them.
+        """
         read_json(self.path / "tokenizer.json", CheckpointError, limit=TOKENIZER_BYTES)
         read_json(self.path / "tokenizer_config.json", CheckpointError, limit=MANIFEST_BYTES)
-        read_json(self.path / "preprocessor_config.json", CheckpointError)
+        if pictures:
+            read_json(self.path / "preprocessor_config.json", CheckpointError)
         if (self.path / "generation_config.json").exists():
             read_json(self.path / "generation_config.json", CheckpointError)
 

@@ -53,6 +53,10 @@ class Reference:
             ).eval()
             self.tokenizer = AutoTokenizer.from_pretrained(checkpoint.path)
             self.images = Qwen2VLImageProcessorPil.from_pretrained(checkpoint.path)
+        self.settle()
+
+    def settle(self) -> None:
+        """Take over configuration and end tokens of the model that was loaded."""
         self.config = self.model.config
         self.ends = self.model.generation_config.eos_token_id
         # Without its own settings, sampling and end tokens apply only where `generate` asks.
@@ -120,6 +124,10 @@ class Reference:
             **features,
         }
 
+    def forget(self) -> None:
+        """Drop what the model keeps of an earlier prompt."""
+        self.model.model.rope_deltas = None
+
     def generate(self, inputs: dict[str, torch.Tensor], steps: int, stop: bool = True) -> Answer:
         """Greedy decoding.
 
@@ -128,8 +136,8 @@ class Reference:
             steps: most tokens to make.
             stop: end at an end-of-sequence token.
         """
+        self.forget()
         with torch.no_grad(), quiet():
-            self.model.model.rope_deltas = None  # left over from an earlier prompt
             out = self.model.generate(
                 **inputs,
                 max_new_tokens=steps,

@@ -76,6 +76,7 @@ class PyTorch:
         checkpoint: str | Path,
         cache_dir: str | None = None,
         revision: str | None = None,
+        text: bool = False,
     ) -> Iterator[PyTorch]:
         """Load a checkpoint in a process that lasts as long as the block.
 
@@ -83,12 +84,14 @@ class PyTorch:
             checkpoint: a local directory, a hub id, or "demo" for the embedded one.
             cache_dir: where the hub keeps its downloads.
             revision: branch, tag or commit on the hub.
+            text: the checkpoint is a language model, of any family.
 
         Raises:
             CheckpointError: the checkpoint cannot be used.
             UserError: the process ended unexpectedly.
         """
         command = [sys.executable, "-m", "export_min", "answer", f"--input={checkpoint}"]
+        command += ["--text"] if text else []
         command += [] if cache_dir is None else [f"--cache-dir={cache_dir}"]
         command += [] if revision is None else [f"--revision={revision}"]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

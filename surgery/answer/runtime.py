@@ -17,7 +17,7 @@ import onnxruntime_genai as og
 from PIL import Image
 
 from surgery.answer.template import Template
-from surgery.answer.trusted import check_config, check_processor, read_package
+from surgery.answer.trusted import check_config, check_processor, read_package, takes_pictures
 from surgery.base.errors import PackageError, UserError, first_line
 from surgery.base.frames import Frames
 from surgery.base.pictures import Sizing, png
@@ -65,13 +65,14 @@ class Sampling:
 GREEDY = {"do_sample": False, "repetition_penalty": 1.0}
 """Search options under which the likeliest token is chosen, whatever the package says."""
 
-ON_CPU: dict[str, Any] = {
-    "model": {
-        part: {"session_options": {"provider_options": []}}
-        for part in ("vision", "embedding", "decoder")
-    }
-}
-"""Overlay that runs a package made for another execution provider on the CPU."""
+
+def on_cpu(*parts: str) -> dict[str, Any]:
+    """Overlay that runs the graphs of a package for another execution provider on the CPU."""
+    return {"model": {part: {"session_options": {"provider_options": []}} for part in parts}}
+
+
+ON_CPU = on_cpu("vision", "embedding", "decoder")
+"""The same for a package with pictures."""
 
 
 Picture = Image.Image | Clip
@@ -80,7 +81,7 @@ Picture = Image.Image | Clip
 
 @dataclass(frozen=True)
 class Prompt:
-    """A tokenized prompt with its pictures."""
+    """A tokenized prompt with its pictures; `tensors` is None where there can be none."""
 
     tensors: Any
     ids: npt.NDArray[np.int32]
@@ -104,16 +105,39 @@ class Runtime:
         Raises:
             PackageError: no package there, or the runtime cannot load it.
         """
-        self.folder = Path(folder)
-        self.config = read_package(self.folder, "genai_config.json")
-        check_config(self.folder, self.config)
+        self.configure(folder)
+        if not takes_pictures(self.config):
+            raise PackageError(
+                f"{self.folder}: a package of a language model, without pictures: chat and verify "
+                f"take it, this needs one of Qwen-VL."
+            )
         name = self.config["model"]["vision"].get("config_filename", "processor_config.json")
         processor = read_package(self.folder, name)
         check_processor(self.folder / name, processor)
         self.sizing = Sizing.of(processor)
         self.videos = VideoProcessor.of(self.folder / name, processor)
+        self.load(overlay)
+        with one_line(self.folder, "load it"):
+            self.processor = self.model.create_multimodal_processor()
+
+    def configure(self, folder: str | Path) -> None:
+        """Read genai_config.json.
+
+        Raises:
+            PackageError: no package there, or not what it must be.
+        """
+        self.folder = Path(folder)
+        self.config = read_package(self.folder, "genai_config.json")
+        check_config(self.folder, self.config)
         self.context = int(self.config["model"]["context_length"])
         self.template = Template(self.folder)
+
+    def load(self, overlay: Mapping[str, Any] | None) -> None:
+        """Load graphs and tokenizer.
+
+        Raises:
+            PackageError: the runtime cannot.
+        """
         with one_line(self.folder, "load it"):
             config = og.Config(str(self.folder))
             if overlay is not None:
@@ -121,7 +145,6 @@ class Runtime:
                 config.overlay(json.dumps(overlay))
             self.model = og.Model(config)
             self.tokenizer = og.Tokenizer(self.model)
-            self.processor = self.model.create_multimodal_processor()
 
     def chat(self, messages: Sequence[dict[str, str]]) -> str:
         """A conversation as the chat template writes it, ready for the next answer.
@@ -247,8 +270,12 @@ class Runtime:
             params = og.GeneratorParams(self.model)
             params.set_search_options(max_length=length, **options)
             generator = og.Generator(self.model, params)
-            generator.set_inputs(prompt.tensors)
+            self.read(generator, prompt)
             return generator
+
+    def read(self, generator: Any, prompt: Prompt) -> None:
+        """Let a generator read a prompt."""
+        generator.set_inputs(prompt.tensors)
 
     def generate(self, prompt: Prompt, steps: int, options: dict[str, Any]) -> Iterator[int]:
         """Tokens of an answer, one by one, the end token included."""

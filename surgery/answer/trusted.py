@@ -24,7 +24,7 @@ MOST_ENDS = 64
 LIBRARIES = (".so", ".dll", ".dylib", ".pyd")
 """Ends of file names that are programs."""
 
-SIZES = (
+SIZES: tuple[tuple[str, tuple[str, ...], int, int], ...] = (
     ("", ("context_length",), 2, MOST_POSITIONS),
     ("", ("vocab_size",), 1, LARGEST),
     ("decoder", ("head_size", "hidden_size"), 1, 1 << 20),
@@ -33,10 +33,8 @@ SIZES = (
     ("vision", ("spatial_merge_size", "patch_size"), 1, 1 << 10),
 )
 """Integers of "model" in genai_config.json: the object inside it, the keys, least and most."""
-TOKENS = (
-    *("bos_token_id", "pad_token_id"),
-    *("image_token_id", "video_token_id", "vision_start_token_id"),
-)
+TOKENS = ("bos_token_id", "pad_token_id")
+PICTURE_TOKENS = ("image_token_id", "video_token_id", "vision_start_token_id")
 NAMES = {
     "vision": (("pixel_values", "image_grid_thw"), ("image_features",)),
     "embedding": (("input_ids", "image_features"), ("inputs_embeds",)),
@@ -46,6 +44,8 @@ NAMES = {
     ),
 }
 """Inputs and outputs of each graph whose names this program uses."""
+TEXT_INPUTS = ("input_ids", "attention_mask", "past_key_names", "past_value_names")
+"""Inputs of a decoder that takes tokens, whose package has no other graph."""
 
 
 def read_package(folder: Path, name: str) -> dict[str, Any]:
@@ -58,6 +58,12 @@ def read_package(folder: Path, name: str) -> dict[str, Any]:
         raise PackageError(f"{folder}: no such directory.")
     missing = f"{folder}: no package here ({name} is missing)."
     return read_json(folder / name, PackageError, missing, broken="cannot be read")
+
+
+def takes_pictures(config: dict[str, Any]) -> bool:
+    """Whether a package is one with pictures; one of a language model has its decoder alone."""
+    model = config.get("model")
+    return not isinstance(model, dict) or "vision" in model or "embedding" in model
 
 
 def check_config(folder: Path, config: dict[str, Any]) -> None:
@@ -77,28 +83,43 @@ def check_config(folder: Path, config: dict[str, Any]) -> None:
         )
     model = whole.inner("model")
     model.text("type")
+    pictures = takes_pictures(config)
     for part, keys, least, most in SIZES:
+        if part == "vision" and not pictures:
+            continue
         where = model.inner(part) if part else model
         for key in keys:
             where.integer(key, least, most)
-    for key in TOKENS:
+    for key in (*TOKENS, *PICTURE_TOKENS) if pictures else TOKENS:
         model.integer(key, 0, LARGEST)
     model.integers("eos_token_id", 0, LARGEST, MOST_ENDS)
-    for part in PARTS:
-        check_part(model.inner(part), part)
-    model.inner("vision").filename("config_filename", "processor_config.json")
+    if pictures:
+        for part in PARTS:
+            check_part(model.inner(part), *NAMES[part])
+        model.inner("vision").filename("config_filename", "processor_config.json")
+    else:
+        check_part(model.inner("decoder"), TEXT_INPUTS, NAMES["decoder"][1])
     check_search(whole.inner("search"))
 
 
-def check_part(section: Fields, part: str) -> None:
-    """Check what genai_config.json says of one graph."""
+def check_part(section: Fields, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:
+    """Check what genai_config.json says of one graph.
+
+    Args:
+        section: its object.
+        inputs: those that must be named.
+        outputs: those that must be named.
+
+    Raises:
+        PackageError: they are not, or a value is of another kind.
+    """
     section.filename("filename")
     options = section.inner("session_options") if "session_options" in section else None
     if options is not None and "provider_options" in options:
         for entry in options.objects("provider_options", longest=8):
             for name in entry.values:
                 entry.inner(name)
-    for kind, needed in zip(("inputs", "outputs"), NAMES[part]):
+    for kind, needed in (("inputs", inputs), ("outputs", outputs)):
         names = section.inner(kind)
         for key in dict.fromkeys((*needed, *names.values)):
             text = names.text(key)

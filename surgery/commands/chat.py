@@ -113,7 +113,8 @@ def configure(p: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Answer the question, or hold a conversation."""
     from surgery.answer.conversation import Conversation
-    from surgery.answer.runtime import Runtime, Sampling
+    from surgery.answer.runtime import Sampling
+    from surgery.answer.text_runtime import open_package
     from surgery.base.videos import check_sampling
 
     if args.max_tokens < 1:
@@ -122,7 +123,7 @@ def main(args: argparse.Namespace) -> int:
     check_sampling(args.fps, args.max_frames)
     opened = [open_shown(option, path) for option, path in args.shown]
     lasting = args.prompt is None
-    conversation = Conversation(Runtime(args.package), sampling, args.max_tokens, lasting)
+    conversation = Conversation(open_package(args.package), sampling, args.max_tokens, lasting)
     chosen = args.fps, args.max_frames
     pictures = [ready(conversation, found, *chosen) for found in opened]
     if args.prompt is not None:

@@ -19,6 +19,7 @@ from surgery.verify.graphs import check_graphs
 from surgery.verify.logits import check_logits
 from surgery.verify.opened import Opened
 from surgery.verify.runtime import check_runtime
+from surgery.verify.text import check_text_graph, check_text_logits, check_text_runtime
 from surgery.verify.tokenizer import check_tokenizer
 
 __all__ = ["Finding", "Report", "verify_package"]
@@ -32,6 +33,14 @@ GROUPS: dict[str, Group] = {
     "graphs run": check_graphs,
     "onnxruntime-genai": check_runtime,
 }
+TEXT_GROUPS: dict[str, Group] = {
+    "files": check_files,
+    "configurations": check_configs,
+    "tokenizer": check_tokenizer,
+    "graphs run": check_text_graph,
+    "onnxruntime-genai": check_text_runtime,
+}
+"""The groups of a package of a language model."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +77,12 @@ def verify_package(
         UserError: the folder holds no package, or the checkpoint cannot be used.
     """
     package = Opened(Path(folder))
-    groups = dict(GROUPS)
+    groups = dict(GROUPS if package.pictured else TEXT_GROUPS)
+    compared = check_logits if package.pictured else check_text_logits
     if digests:
         groups["digests"] = check_digests
     if checkpoint is not None:
-        groups["PyTorch"] = lambda package: check_logits(package, checkpoint, cache_dir, revision)
+        groups["PyTorch"] = lambda package: compared(package, checkpoint, cache_dir, revision)
     findings: dict[str, list[Finding]] = {}
     skipped: list[str] = []
     for name, group in groups.items():

@@ -25,11 +25,14 @@ def check_configs(package: Opened) -> Iterator[Finding]:
         yield from found
         if any(finding.problem for finding in found):
             return  # without its inputs and outputs, no size can be checked
-        yield from check_links(package)
+        if package.pictured:
+            yield from check_links(package)
         yield from check_sizes(package)
         yield from check_tokens(package)
     except KeyError as e:
         yield Finding("genai_config.json", problem=f"{e} is missing")
+    if not package.pictured:
+        return
     try:
         yield from check_processor(package)
     except KeyError as e:
@@ -40,7 +43,7 @@ def check_ports(package: Opened) -> Iterator[Finding]:
     """Check that each configured input and output exists, and that each input is configured."""
     layers = range(int(package.model["decoder"]["num_hidden_layers"]))
     lost: list[str] = []
-    for part in PARTS:
+    for part in package.parts:
         section, graph = package.model[part], package.graphs[part].graph
         for kind, values in (("inputs", graph.inputs), ("outputs", graph.outputs)):
             named = set(expand(section[kind], layers))
@@ -54,7 +57,7 @@ def check_ports(package: Opened) -> Iterator[Finding]:
                     for name in sorted(found - named)
                 ]
     yield Finding("inputs and outputs", "as configured", "; ".join(lost[:3]))
-    if lost:
+    if lost or not package.pictured:
         return
     grid = package.model["vision"]["inputs"]["image_grid_thw"]
     yield same("vision.inputs.image_grid_thw", grid, "image_grid_thw", "the runtime")
@@ -107,13 +110,16 @@ def check_sizes(package: Opened) -> Iterator[Finding]:
     decoder = model["decoder"]
     logits = port(graph, decoder["outputs"]["logits"])
     key = port(graph, decoder["inputs"]["past_key_names"].replace("%d", "0"))
-    embeds = port(graph, decoder["inputs"]["inputs_embeds"])
     source = "the decoder graph"
     yield same("vocab_size", model["vocab_size"], width(logits, -1), source)
-    yield same("decoder.hidden_size", decoder["hidden_size"], width(embeds, -1), source)
+    if package.pictured:
+        embeds = port(graph, decoder["inputs"]["inputs_embeds"])
+        yield same("decoder.hidden_size", decoder["hidden_size"], width(embeds, -1), source)
     yield same("decoder.num_key_value_heads", decoder["num_key_value_heads"], width(key, 1), source)
     yield same("decoder.head_size", decoder["head_size"], width(key, 3), source)
-    layers = sum(1 for v in graph.graph.inputs if str(v.name).startswith("past_key_values.")) // 2
+    before, after = decoder["inputs"]["past_key_names"].split("%d")
+    names = [str(v.name) for v in graph.graph.inputs]
+    layers = sum(name.startswith(before) and name.endswith(after) for name in names)
     yield same("decoder.num_hidden_layers", decoder["num_hidden_layers"], layers, source)
     context, most = model["context_length"], package.config["search"]["max_length"]
     rows = rotary_rows(graph)
@@ -146,7 +152,8 @@ def check_tokens(package: Opened) -> Iterator[Finding]:
     model, vocab = package.model, int(package.model["vocab_size"])
     ends = model["eos_token_id"]
     ids = {f"eos_token_id {e}": e for e in (ends if isinstance(ends, list) else [ends])}
-    ids |= {name: model[name] for name in ("bos_token_id", "pad_token_id", *PICTURE_TOKENS)}
+    ids |= {name: model[name] for name in ("bos_token_id", "pad_token_id")}
+    ids |= {name: model[name] for name in PICTURE_TOKENS if package.pictured}
     outside = [f"{name} is {i}" for name, i in ids.items() if not 0 <= int(i) < vocab]
     note = f"{len(ids)} in the vocabulary of {vocab}"
     fault = f"{', '.join(outside)}: outside the vocabulary of {vocab}" if outside else ""
@@ -157,13 +164,17 @@ def check_tokens(package: Opened) -> Iterator[Finding]:
         file, _, problem = str(e).partition(": ")
         yield Finding(Path(file).name, problem=f"cannot be read: {problem}")
         return
-    wrong = "; ".join(misnamed(model, tokens))
-    yield Finding("picture tokens", "as in the tokenizer", wrong)
+    if package.pictured:
+        wrong = "; ".join(misnamed(model, tokens))
+        yield Finding("picture tokens", "as in the tokenizer", wrong)
     pad = int(model["pad_token_id"])
     held = tokens.emitted().get(pad)
     fault = f"is {pad}, {held}, which prompts hold and the runtime would mask" if held else ""
     yield Finding("pad_token_id", f"{pad} ({tokens.name(pad)}), in no prompt", fault)
-    yield check_template(package.folder, tokens)
+    if tokens.template is None and not package.pictured:
+        yield Finding("chat template", "none: the package continues texts")
+    else:
+        yield check_template(package.folder, tokens)
 
 
 def check_template(folder: Path, tokens: Tokens) -> Finding:

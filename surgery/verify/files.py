@@ -11,7 +11,7 @@ import onnx_ir as ir
 from surgery.answer.trusted import check_config, check_processor
 from surgery.base.errors import PackageError
 from surgery.verify.finding import Finding
-from surgery.verify.opened import PARTS, Opened
+from surgery.verify.opened import Opened
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 
@@ -24,8 +24,10 @@ def check_files(package: Opened) -> Iterator[Finding]:
         yield fault(package.folder / "genai_config.json", e)
         return
     try:
-        names = [package.model["vision"]["config_filename"], *TOKENIZER]
-        for part in PARTS:
+        names = [*TOKENIZER]
+        if package.pictured:
+            names.append(package.model["vision"]["config_filename"])
+        for part in package.parts:
             names.append(package.path(part).name)
     except KeyError as e:
         yield Finding("genai_config.json", problem=f"{e} is missing")
@@ -35,13 +37,14 @@ def check_files(package: Opened) -> Iterator[Finding]:
         for name in missing:
             yield Finding(name, problem="is missing")
         return
-    processor = package.folder / names[0]
-    try:
-        check_processor(processor, package.processor)
-    except PackageError as e:
-        yield fault(processor, e)
-        return
-    for part in PARTS:
+    if package.pictured:
+        processor = package.folder / package.model["vision"]["config_filename"]
+        try:
+            check_processor(processor, package.processor)
+        except PackageError as e:
+            yield fault(processor, e)
+            return
+    for part in package.parts:
         try:
             package.load(part)
         except PackageError as e:

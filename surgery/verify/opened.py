@@ -8,12 +8,13 @@ from typing import Any
 
 import onnx_ir as ir
 
-from surgery.answer.trusted import read_package
+from surgery.answer.trusted import read_package, takes_pictures
 from surgery.base.errors import PackageError
 from surgery.base.files import Fields
 from surgery.engine import loading
 
 PARTS = ("vision", "embedding", "decoder")
+"""The graphs of a package with pictures."""
 QUANTIZED = "int4", "int8"
 """Precisions of packages with quantized weights."""
 
@@ -35,6 +36,16 @@ class Opened:
         """The "model" object of genai_config.json."""
         return self.config["model"]  # type: ignore[no-any-return]
 
+    @property
+    def pictured(self) -> bool:
+        """Whether the package takes pictures, or is one of a language model."""
+        return takes_pictures(self.config)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The graphs that the package has."""
+        return PARTS if self.pictured else ("decoder",)
+
     @cached_property
     def processor(self) -> dict[str, Any]:
         """The content of processor_config.json."""
@@ -55,8 +66,8 @@ class Opened:
 
     @cached_property
     def graphs(self) -> dict[str, ir.Model]:
-        """The three graphs by part."""
-        return {part: self.load(part) for part in PARTS}
+        """The graphs by part."""
+        return {part: self.load(part) for part in self.parts}
 
     @cache  # noqa: B019 - a package lives as long as the check of it
     def load(self, part: str) -> ir.Model:
@@ -84,7 +95,8 @@ class Opened:
         int4 is a decoder with quantized weights, int8 one in float behind a quantized tower.
         """
         for part, word in (("decoder", "int4"), ("vision", "int8")):
-            if any(node.op_type == "MatMulNBits" for node in self.graphs[part].graph):
+            graph = self.graphs[part].graph if part in self.graphs else ()
+            if any(node.op_type == "MatMulNBits" for node in graph):
                 return word
         to = (
             node.attributes.get_int("to", 0)

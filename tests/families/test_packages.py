@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import onnxruntime_genai as og
@@ -15,6 +16,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import DynamicCache
 
 from surgery.__main__ import main
+from surgery.answer.conversation import Conversation
+from surgery.answer.runtime import GREEDY, Sampling
+from surgery.answer.text_runtime import TextRuntime
 
 LEGACY = next(exporter for exporter in EXPORTERS if not exporter.dynamo)
 ANSWER = 24
@@ -59,7 +63,7 @@ def source(tmp_path_factory):
     return get
 
 
-def said(model, prompt):
+def said_by(model, prompt):
     """PyTorch's greedy tokens."""
     tokens, cache, found = torch.tensor(prompt[None]), DynamicCache(), []
     for _ in range(ANSWER):
@@ -110,9 +114,109 @@ def test_tokens(subject, source, tmp_path):
     for text in PROMPTS:
         prompt = own.encode(text)
         assert list(prompt) == tokenizer.encode(text, add_special_tokens=False)
-        assert answered(tmp_path / "out", prompt) == said(model, prompt)
+        assert answered(tmp_path / "out", prompt) == said_by(model, prompt)
     config = json.loads((tmp_path / "out" / "genai_config.json").read_text())
     assert config["model"]["type"] == model.config.model_type
     assert config["search"]["past_present_share_buffer"]
     assert config["model"]["decoder"]["num_key_value_heads"] == subject.heads[1]
     assert config["model"]["decoder"]["head_size"] == subject.heads[2]
+
+
+@pytest.fixture(scope="module")
+def checked(source, tmp_path_factory):
+    """A Llama as a checkpoint of its own, and packages of its graph."""
+    folder, model = source(DECODERS[0])
+    model.save_pretrained(folder)
+    out = tmp_path_factory.mktemp("checked")
+    assert applied(folder, out / "fp32") == 0
+    assert applied(folder, out / "int4", "-t", "int4") == 0
+    return folder, model, out
+
+
+def run(capsys, *words):
+    """Exit status and output of a command."""
+    status = main([str(word) for word in words])
+    found = capsys.readouterr()
+    return status, found.out, found.err
+
+
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("int4", marks=pytest.mark.nightly)])
+def test_verify(checked, capsys, precision):
+    """Digests, configurations, the graph, an answer, and PyTorch's logits and tokens."""
+    folder, _, out = checked
+    status, said, _ = run(capsys, "verify", out / precision, "--checkpoint", folder)
+    assert status == 0, said
+    assert said.count("logits, ") == 3 and "files as they were written" in said
+    if precision == "fp32":
+        assert said.count("8 of 8 tokens equal") == 3
+
+
+@pytest.mark.nightly
+def test_verify_tells_another_checkpoint(checked, capsys, tmp_path):
+    """Other weights, and none at all."""
+    folder, model, out = checked
+    other = type(model)(model.config)
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    status, _, err = run(capsys, "verify", out / "fp32", "--checkpoint", tmp_path)
+    assert status == 2 and "transformers cannot load it" in err
+    other.save_pretrained(tmp_path)
+    status, said, _ = run(capsys, "verify", out / "fp32", "--checkpoint", tmp_path)
+    assert status == 1 and "is allowed" in said
+
+
+def test_verify_finds_what_is_broken(checked, capsys, tmp_path):
+    """One flipped byte of the weights, a size, and a tokenizer that is read otherwise."""
+    package = shutil.copytree(checked[2] / "fp32", tmp_path / "package")
+    path = package / "model.onnx.data"
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    status, said, _ = run(capsys, "verify", package)
+    assert status == 1 and "FAILED  model.onnx.data" in said
+    path.write_bytes(data)
+    for name, part, key, value, told in (
+        ("genai_config.json", "model", "vocab_size", 7, "the decoder graph requires 512"),
+        ("tokenizer.json", "pre_tokenizer", "add_prefix_space", True, "Hugging Face as ["),
+    ):
+        before = (package / name).read_text()
+        config = json.loads(before)
+        config[part][key] = value
+        (package / name).write_text(json.dumps(config))
+        status, said, _ = run(capsys, "verify", package)
+        assert status == 1 and told in said, said
+        (package / name).write_text(before)
+    assert run(capsys, "verify", package)[0] == 0
+
+
+def test_chat(checked, capsys):
+    """The greedy answer of PyTorch, written with the package's own chat template."""
+    folder, model, out = checked
+    tokenizer = tf.PreTrainedTokenizerFast.from_pretrained(folder)
+    message = [{"role": "user", "content": PROMPTS[0]}]
+    text = tokenizer.apply_chat_template(message, tokenize=False)
+    assert text == f"<|turn|>{PROMPTS[0]}<|end|>"
+    ids = np.array(tokenizer.encode(text, add_special_tokens=False))
+    runtime = TextRuntime(out / "fp32")
+    prompt = runtime.prompt(runtime.ask(PROMPTS[0]))
+    assert list(prompt.ids) == list(ids)
+    assert list(runtime.generate(prompt, ANSWER, GREEDY)) == said_by(model, ids)
+    conversation = Conversation(runtime, Sampling(temperature=0), ANSWER)
+    assert "".join(conversation.say(PROMPTS[0], [])) == conversation.messages[-1]["content"]
+    assert list(conversation.say("and on", []))  # goes on in the cache of the first turn
+    status, said, _ = run(capsys, "chat", out / "fp32", PROMPTS[0], "--temperature", "0")
+    assert status == 0 and said.strip()
+
+
+def test_what_takes_pictures_only(checked, capsys, tmp_path):
+    """One line: pictures for such a package, eval, and a question without a template."""
+    package = shutil.copytree(checked[2] / "fp32", tmp_path / "package")
+    for words, told in (
+        (("eval", package), "a package of a language model, without pictures"),
+        (("profile", package), "a package of a language model, without pictures"),
+        (("chat", package, "a", "--image", "export_min/demo/images/shapes.png"), "no pictures"),
+    ):
+        status, _, err = run(capsys, *words)
+        assert status == 2 and told in err.strip().splitlines()[-1]
+    (package / "chat_template.jinja").unlink()
+    status, _, err = run(capsys, "chat", package, "a")
+    assert status == 2 and "has no chat template" in err
