@@ -43,7 +43,14 @@ def configure(p: argparse.ArgumentParser) -> None:
     add_text_precision(p, DEFAULT, "precision of weights and activations")
     add_execution_provider(p, DEFAULT)
     add_max_length(p, DEFAULT, "number of rows of the rotary tables: the largest position plus 1")
-    add_formats(p.add_argument_group("quantization", "With -t int4."), DEFAULT)
+    group = p.add_argument_group("quantization", "With -t int4.")
+    group.add_argument(
+        "--preset",
+        default=DEFAULT.preset,
+        help="fast, rounding to nearest; a calibration needs a raw export of export_min "
+        "(default: %(default)s)",
+    )
+    add_formats(group, DEFAULT)
 
 
 def main(args: argparse.Namespace) -> int:

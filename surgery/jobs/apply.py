@@ -10,10 +10,11 @@ import onnx_ir as ir
 
 from surgery.base import manifest
 from surgery.base.console import announce
+from surgery.base.errors import UserError
 from surgery.base.staging import check_free, staged
 from surgery.engine import runner
 from surgery.engine.loading import graph_files, load_any, naming
-from surgery.engine.options import Options, Settings
+from surgery.engine.options import PRESETS, Options, Settings
 from surgery.engine.recipes.generic import GENERIC
 from surgery.engine.selection import known
 from surgery.jobs import quantization
@@ -58,9 +59,15 @@ def apply(
         The output directory.
 
     Raises:
-        UserError: there is no such recipe or graph, or the output cannot be written.
+        UserError: there is no such recipe or graph, the preset calibrates, or the output cannot be
+            written.
     """
     known("--recipe", recipe, GENERIC)
+    if PRESETS[options.preset].calibrated:
+        raise UserError(
+            f"--preset {options.preset}: a calibration runs the graphs of a Qwen-VL export of "
+            f"export_min, not those of others. Take --preset fast, with --bits for more bits."
+        )
     source, output = Path(source), Path(output)
     home = None if config is None else Path(config)
     paths = graph_files(source)

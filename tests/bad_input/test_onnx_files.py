@@ -370,6 +370,17 @@ def test_a_fifo(folder: Path, tmp_path: Path, refused: Refused) -> None:
     assert "no such file" in line or "regular file" in line
 
 
+@pytest.mark.parametrize("preset", ["balanced", "best"])
+def test_a_preset_that_calibrates(
+    preset: str, folder: Path, tmp_path: Path, refused: Refused
+) -> None:
+    onnx.save(model(), folder / "m.onnx")
+    words = ("-t", "int4", "--preset", preset)
+    line = refused(main, "apply", "-i", folder / "m.onnx", "-o", tmp_path / "out", *words)
+    assert f"--preset {preset}: a calibration runs the graphs of a Qwen-VL export" in line
+    assert not (tmp_path / "out").exists()
+
+
 def test_sound(folder: Path, tmp_path: Path) -> None:
     """The file that the cases damage, and one whose links stay in the cache of the hub."""
     (folder / "m.onnx").write_bytes(model().SerializeToString())
