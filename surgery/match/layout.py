@@ -224,6 +224,9 @@ def heads_of(value: ir.Value, perm: Sequence[int] = (0, 1, 2, 3)) -> Heads | Non
             source = lengths_of(origin.source.shape)
             if source is None or len(source) != rank:
                 continue
+            front = equal(source[0], batch) and equal(source[1], length)
+            if form != "heads" and batch != 1 and not front:
+                continue  # an axis of length 1 lies anywhere, but rows have their batch in front
             for repeats in divisors(count):
                 kept = count // repeats
                 axes = usual(form, source, (batch, kept, length, width), repeats)

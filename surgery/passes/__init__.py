@@ -8,6 +8,7 @@ from surgery.passes.attention.attention import Attention
 from surgery.passes.attention.attention_bias import AttentionBias
 from surgery.passes.attention.attention_heads import AttentionHeads
 from surgery.passes.attention.fixed_cache import FixedCache
+from surgery.passes.attention.folded_attention import FoldedAttention
 from surgery.passes.attention.group_query_attention import GroupQueryAttention
 from surgery.passes.attention.multi_head_attention import MultiHeadAttention
 from surgery.passes.attention.packed_attention import PackedAttention
@@ -89,6 +90,7 @@ __all__ = [
     "FixedCache",
     "FixedGrid",
     "Fold",
+    "FoldedAttention",
     "FreqTable",
     "FusedTranspose",
     "GatherNBits",

@@ -26,7 +26,8 @@ NAMES = {
     *("apply", "build", "explain", "load", "passes", "verify_package"),
 }
 PASSES = {
-    *("Attention", "FixedCache", "GroupQueryAttention", "MultiHeadAttention", "PackedAttention"),
+    *("Attention", "FixedCache", "FoldedAttention", "GroupQueryAttention", "MultiHeadAttention"),
+    "PackedAttention",
     *("AttentionBias", "AttentionHeads", "PlainAttention", "QkvSplit", "RowGuard"),
     *("BiasGelu", "Gelu", "LayerScale", "MixtureOfExperts", "Silu"),
     *("HeadNorm", "LayerNorm", "RmsNorm", "SkipBias", "SkipLayerNorm", "SkipRmsNorm"),

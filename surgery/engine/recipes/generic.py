@@ -14,6 +14,7 @@ from surgery.passes import (
     Dims,
     FixedCache,
     Fold,
+    FoldedAttention,
     FreqTable,
     GatherNBits,
     Gelu,
@@ -128,6 +129,7 @@ DECODER: Recipe[Settings] = (
     Step(Slices),
     *NORMS,
     *ROTARY,
+    Step(FoldedAttention),
     Step(Attention),
     Step(RowGuard),
     Step(AttentionHeads),
@@ -146,6 +148,7 @@ VISION: Recipe[Settings] = (
     Step(Slices),
     *NORMS,
     *ROTARY,
+    Step(FoldedAttention),
     Step(Attention),
     Step(RowGuard),
     Step(PackedAttention),  # before attention_heads, which writes heads without a batch anew
@@ -163,6 +166,7 @@ ANY: Recipe[Settings] = (
     Step(Slices),
     *NORMS,
     *ROTARY,
+    Step(FoldedAttention),
     Step(Attention),
     Step(RowGuard),
     Step(PackedAttention),  # before attention_heads, which writes heads without a batch anew
