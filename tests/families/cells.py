@@ -14,10 +14,14 @@ from typing import Any
 
 import numpy as np
 from exporters import EXPORTERS, Exporter
+from fixed import FIXED
 from optimum import KEPT, Kept
+from own_exporter import OWN, OwnExporter
 from stock import SUBJECTS, Decoder, Encoder
 
 ATTENTIONS = ("sdpa", "eager")
+OWNED = ("Qwen3", "SigLIP", "BERT")
+"""Models that transformers' own exporter is tried with."""
 QUICK = ("Qwen3", "SigLIP")
 """Models whose slow exports every run of the tests has; TorchScript's and optimum's are quick."""
 
@@ -34,7 +38,7 @@ class Cell:
 
     subject: Decoder | Encoder | Kept
     attention: str = ""
-    exporter: Exporter | None = None
+    exporter: Exporter | OwnExporter | None = None
 
     @property
     def name(self) -> str:
@@ -72,6 +76,8 @@ class Cell:
     def key(self) -> str:
         """A word for everything that the graph depends on."""
         modules = {type(self.subject).__module__, "stock", "exporters"}
+        if self.exporter is not None:
+            modules.add(type(self.exporter).__module__)
         parts = [self.name, repr(self.subject), version("torch"), version("transformers")]
         parts += [inspect.getsource(sys.modules[module]) for module in sorted(modules)]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:20]
@@ -100,6 +106,13 @@ CELLS = [
         for subject in SUBJECTS
         for attention in ATTENTIONS
         for exporter in EXPORTERS
+    ),
+    *(Cell(FIXED, "sdpa", exporter) for exporter in EXPORTERS if exporter.dynamo),
+    *(
+        Cell(subject, "sdpa", exporter)
+        for subject in SUBJECTS
+        if subject.name in OWNED
+        for exporter in OWN
     ),
     *(Cell(kept) for kept in KEPT),
 ]

@@ -24,15 +24,12 @@ class Kept:
         file: in `optimum_onnx`.
         heads: key heads and the width of one; None in a tower.
         expected: fused nodes that the architecture has a place for, by op type.
-        found: those that are fewer today: SigLIP's pooling head is torch's own
-            MultiheadAttention, with batch and heads in one axis and tokens in front.
     """
 
     name: str
     file: str
     heads: tuple[int, int] | None
     expected: dict[str, int] = field(hash=False)
-    found: dict[str, int] = field(default_factory=dict, hash=False)
 
     @property
     def recipe(self) -> str:
@@ -114,11 +111,5 @@ KEPT = (
     Kept("Gemma", "gemma.onnx", (1, 256), decoder(2, False)),
     Kept("Phi-3", "phi3.onnx", (4, 96), decoder(2, True)),
     Kept("ViT", "vit.onnx", None, {"MultiHeadAttention": 2, "SkipLayerNormalization": 5}),
-    Kept(
-        "SigLIP",
-        "siglip.onnx",
-        None,
-        {"MultiHeadAttention": 3, "SkipLayerNormalization": 5},
-        {"MultiHeadAttention": 2},
-    ),
+    Kept("SigLIP", "siglip.onnx", None, {"MultiHeadAttention": 3, "SkipLayerNormalization": 5}),
 )
