@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,8 +159,13 @@ def by_onnxruntime(path: Path) -> ir.Model:
 
     found: list[ir.Model] = []
     for kind in FAMILIES:
-        with silence(), contextlib.suppress(Exception):
-            done = optimizer.optimize_model(str(path), model_type=kind, opt_level=0, **SIZES)
+        with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as around:
+            around.enter_context(contextlib.chdir(folder))  # it leaves a file where it runs
+            around.enter_context(silence())
+            around.enter_context(contextlib.suppress(Exception))
+            done = optimizer.optimize_model(
+                str(path.resolve()), model_type=kind, opt_level=0, **SIZES
+            )
             found.append(ir.from_proto(done.model))
     return min(found, key=view.size) if found else ir.from_proto(onnx.load(path))
 
