@@ -158,14 +158,13 @@ def by_onnxruntime(path: Path) -> ir.Model:
     from onnxruntime.transformers import optimizer
 
     found: list[ir.Model] = []
+    whole = str(path.resolve())
     for kind in FAMILIES:
         with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as around:
             around.enter_context(contextlib.chdir(folder))  # it leaves a file where it runs
             around.enter_context(silence())
             around.enter_context(contextlib.suppress(Exception))
-            done = optimizer.optimize_model(
-                str(path.resolve()), model_type=kind, opt_level=0, **SIZES
-            )
+            done = optimizer.optimize_model(whole, model_type=kind, opt_level=0, **SIZES)
             found.append(ir.from_proto(done.model))
     return min(found, key=view.size) if found else ir.from_proto(onnx.load(path))
 
