@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import fields, replace
 
-from surgery.engine.options import DTYPES, PRECISIONS, PRESETS, Options
+from surgery.engine.options import DTYPES, PRECISIONS, PRESETS, RUNTIMES, Options
 from surgery.engine.targets import TARGETS
 
 DEFAULTS = Options()
@@ -27,6 +27,14 @@ def add_options(p: argparse.ArgumentParser) -> None:
     )
     add_text_precision(p, DEFAULTS, "precision of the decoder graph")
     add_execution_provider(p, DEFAULTS)
+    p.add_argument(
+        "--for",
+        dest="runtime",
+        choices=RUNTIMES,
+        default=DEFAULTS.runtime,
+        help="the program that runs the package; surgery/docs/transformers_js.md describes the "
+        "one for browsers and Node (default: %(default)s)",
+    )
     p.add_argument(
         "--image-size",
         "--image_size",

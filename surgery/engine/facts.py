@@ -103,8 +103,12 @@ class Facts(Settings, Checkpoint):
 
     @property
     def late_cast(self) -> bool:
-        """Whether the vision tower stores weights as the checkpoint does: on a CPU in float32."""
-        return self.target.options is None and self.vision_dtype == ir.DataType.FLOAT
+        """Whether the vision tower stores weights as the checkpoint does: on a CPU in float32.
+
+        The WebAssembly build that transformers.js loads cannot read bfloat16.
+        """
+        on_cpu = self.target.options is None and not self.browser
+        return on_cpu and self.vision_dtype == ir.DataType.FLOAT
 
     @property
     def grid(self) -> tuple[int, int, int] | None:
@@ -130,7 +134,7 @@ class Facts(Settings, Checkpoint):
         When quantized: if the provider has a lookup in quantized tables and blocks divide a row.
         Otherwise: if both graphs compute in float32.
         """
-        if not self.tied:
+        if not self.tied or self.browser:  # a browser fetches the data of each graph by itself
             return False
         if self.quantized:
             whole = int(self.text["hidden_size"]) % self.head_block == 0
@@ -139,8 +143,21 @@ class Facts(Settings, Checkpoint):
 
     @property
     def quantized_table(self) -> bool:
-        """Whether the embedding graph reads the head's blocks."""
+        """Whether the embedding table is quantized.
+
+        Elsewhere than in a browser only where it is the head, whose blocks both graphs read.
+        """
+        if self.browser:
+            whole = int(self.text["hidden_size"]) % self.head_block == 0
+            return self.quantized and self.options.head_bits == 8 and whole
         return self.quantized and self.shares_table and self.text_dtype == ir.DataType.FLOAT
+
+    @property
+    def wide_table(self) -> bool:
+        """Whether the embedding table is stored in float32, whatever the checkpoint has."""
+        if self.browser:
+            return not self.quantized_table
+        return self.shares_table and not self.quantized
 
     def is_head(self, name: str) -> bool:
         """Whether a weight of the decoder is the head."""

@@ -20,6 +20,7 @@ class Traits:
         tower_norm: the norm of the vision tower, "layer" or "rms".
         windows: whether the vision tower reorders its tokens by attention windows.
         experts: whether decoder layers may have a mixture of experts in place of an MLP.
+        grid_input: what transformers.js calls the vision graph's input `image_grid_thw`.
     """
 
     runtime: str
@@ -27,6 +28,7 @@ class Traits:
     tower_norm: str = "layer"
     windows: bool = False
     experts: bool = False
+    grid_input: str = "image_grid_thw"
 
 
 TRAITS: Mapping[str, Traits] = MappingProxyType(
@@ -35,6 +37,6 @@ TRAITS: Mapping[str, Traits] = MappingProxyType(
         "qwen3_vl_moe": Traits(runtime="qwen3_vl", norms=4, experts=True),
         "qwen2_5_vl": Traits(runtime="qwen2_5_vl", norms=2, tower_norm="rms", windows=True),
         # onnxruntime-genai has no qwen2_vl; prompts and picture positions are those of qwen2_5_vl
-        "qwen2_vl": Traits(runtime="qwen2_5_vl", norms=2),
+        "qwen2_vl": Traits(runtime="qwen2_5_vl", norms=2, grid_input="grid_thw"),
     }
 )

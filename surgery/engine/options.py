@@ -13,12 +13,15 @@ import onnx_ir as ir
 import quant
 from surgery.base.errors import UserError
 from surgery.calibrate.plan import Plan, base_format, from_structure
-from surgery.engine.targets import TARGETS, Target
+from surgery.engine.targets import BROWSER, TARGETS, Target
 from surgery.match.products import linear
 
 DTYPES = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16}
 PRECISIONS = {**DTYPES, "int8": ir.DataType.FLOAT}
 """Dtypes of activations in the vision and embedding graphs by `--precision`."""
+GENAI, TRANSFORMERS_JS = "onnxruntime-genai", "transformers.js"
+RUNTIMES = GENAI, TRANSFORMERS_JS
+"""The programs that a package can be made for."""
 LONGEST = 1 << 20
 """Longest context: four times the longest that a Qwen-VL model was trained for."""
 WIDEST = 1 << 14
@@ -57,6 +60,7 @@ class Options:
     precision: str = "fp32"
     text_precision: str = "int4"
     execution_provider: str = "cpu"
+    runtime: str = GENAI
     image_size: int | None = None
     max_length: int = 32768
     preset: str = "fast"
@@ -92,17 +96,37 @@ class Options:
             ("--execution-provider", self.execution_provider, TARGETS),
             ("--precision", self.precision, PRECISIONS),
             ("--text-precision", self.text_precision, ("int4", *DTYPES)),
+            ("--for", self.runtime, RUNTIMES),
             ("--preset", self.preset, PRESETS),
         )
         for option, word, known in choices:
             if word not in known:
                 raise UserError(f"{option} {word}: must be one of {', '.join(known)}.")
+        if self.runtime == TRANSFORMERS_JS:
+            self.check_browser()
         if self.calibrate is not None and not (
             self.text_precision == "int4" and PRESETS[self.preset].calibrated
         ):
             raise UserError(
                 f"--calibrate {self.calibrate}: nothing is calibrated. Add --preset balanced or "
                 f"best, with -t int4."
+            )
+
+    def check_browser(self) -> None:
+        """Refuse what transformers.js cannot follow.
+
+        Raises:
+            UserError: the message names the option.
+        """
+        if self.execution_provider != "cpu":
+            raise UserError(
+                f"--for {self.runtime} -e {self.execution_provider}: one package serves all its "
+                f"devices, and the device is chosen when the model is loaded. Leave -e out."
+            )
+        if self.image_size is not None:
+            raise UserError(
+                f"--for {self.runtime} --image-size {self.image_size}: its processor chooses the "
+                f"size of each picture. Leave --image-size out."
             )
 
     def data(self) -> dict[str, Any]:
@@ -127,8 +151,14 @@ class Settings:
 
     @property
     def target(self) -> Target:
-        """The execution provider."""
-        return TARGETS[self.options.execution_provider]
+        """The execution provider, or what the execution providers of transformers.js share."""
+        return BROWSER if self.browser else TARGETS[self.options.execution_provider]
+
+    @property
+    def browser(self) -> bool:
+        """Whether the package is for transformers.js, which computes positions and puts features
+        in place itself."""
+        return self.options.runtime == TRANSFORMERS_JS
 
     @property
     def quantized(self) -> bool:
@@ -143,7 +173,10 @@ class Settings:
     @property
     def text_dtype(self) -> ir.DataType:
         """Dtype of activations in the decoder, or in a single graph of another exporter."""
-        return self.target.compute if self.quantized else DTYPES[self.options.text_precision]
+        if self.quantized:
+            half = self.browser and self.options.precision == "fp16"  # q4f16
+            return ir.DataType.FLOAT16 if half else self.target.compute
+        return DTYPES[self.options.text_precision]
 
     @property
     def bits(self) -> float:

@@ -116,3 +116,27 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
         ),
     }
 )
+
+BROWSER = Target(
+    name="transformers.js",
+    provider="CPUExecutionProvider",
+    options=None,
+    compute=F32,
+    accuracy_level=4,
+    opset=21,
+    rms_norm="SimplifiedLayerNormalization",
+    ops=EVERYWHERE
+    | {
+        "MRotaryEmbedding": BOTH,
+        "GroupQueryAttention": BOTH,
+        "MultiHeadAttention": frozenset({F32}),
+        "QuickGelu": frozenset({F32}),
+        "MoE": BOTH,
+        "QMoE": BOTH,
+    },
+)
+"""What transformers.js runs: onnxruntime-node, and the WebAssembly build of onnxruntime-web.
+
+Unlike the CPU provider elsewhere, the build with asyncify that it loads in a browser has no
+`GatherBlockQuantized`.
+"""

@@ -19,11 +19,13 @@ from surgery.base.staging import check_free, staged
 from surgery.calibrate.plan import Plan
 from surgery.engine import loading, runner
 from surgery.engine.facts import Facts
-from surgery.engine.options import PRESETS, Options
+from surgery.engine.options import PRESETS, Options, Settings
 from surgery.engine.recipes.qwen_vl import RECIPES
 from surgery.engine.selection import EVERYTHING, Selection
 from surgery.jobs import quantization
+from surgery.jobs.browser import write_browser
 from surgery.jobs.calibrate import calibrated
+from surgery.package import transformers_js
 from surgery.package.card import model_card
 from surgery.package.chat_template import check_template
 from surgery.package.external_data import Layout, write_graphs
@@ -50,10 +52,12 @@ def build(
 ) -> Path:
     """Apply the recipes to a raw export and write a package for onnxruntime-genai.
 
+    With the option `runtime` "transformers.js", it is one for that library.
+
     Args:
         raw: directory that `export_min` wrote.
         output: directory to write. It appears only when it is complete. By default,
-            build/PROVIDER-PRECISION.
+            build/PROVIDER-PRECISION, or build/transformers.js-PRECISION.
         options: precision, execution provider and sizes.
         force: replace an earlier package.
         watchers: see the graph after each pass, but do not change it.
@@ -67,8 +71,8 @@ def build(
         UserError: the input, the output path or a graph is invalid.
     """
     options = options or Options()
-    provider = options.execution_provider
-    output = Path(output or f"build/{provider}-{options.text_precision}")
+    made_for = Settings(options=options).target.name
+    output = Path(output or f"build/{made_for}-{options.text_precision}")
     check_free(output, force, [Path(raw)])
     facts = Facts.load(Path(raw), options)
     inputs = facts.raw, facts.checkpoint, facts.weights
@@ -90,8 +94,7 @@ def build(
         "options": options.data(),
     }
     with staged(output, force, about, inputs) as stage:
-        names = filenames(facts)
-        layout, notes = write({names[part]: model for part, model in models.items()}, stage, facts)
+        layout, notes = write(models, stage, facts)
     total = sum(layout.sizes.values())
     if facts.plan is not None and facts.plan.measured:
         for part in quantization.summary(facts.plan, [models["decoder"]]):
@@ -100,7 +103,10 @@ def build(
     for line in (*told, *notes):
         if line:
             announce(line)
-    announce(f"ask it: {question(output, facts)}")
+    if facts.browser:
+        announce(f"{output / 'README.md'} shows how to ask it")
+    else:
+        announce(f"ask it: {question(output, facts)}")
     return output
 
 
@@ -115,8 +121,7 @@ def rounded(facts: Facts, folder: Path) -> None:
     """Write a package without a word into a new directory."""
     models = operate(facts, tell=lambda record, words: None)
     folder.mkdir(parents=True)
-    names = filenames(facts)
-    write({names[part]: model for part, model in models.items()}, folder, facts)
+    write(models, folder, facts)
 
 
 def check_configurations(facts: Facts) -> tuple[str, str]:
@@ -131,8 +136,11 @@ def check_configurations(facts: Facts) -> tuple[str, str]:
     """
     check_tokens(facts)
     without = check_template(facts.tokens)
-    genai_config(facts)
-    processor_config(facts)
+    if facts.browser:
+        transformers_js.preprocessor_config(facts)
+    else:
+        genai_config(facts)
+        processor_config(facts)
     length, most = facts.options.max_length, int(facts.text["max_position_embeddings"])
     if length > most and length != Options().max_length:
         announce(
@@ -208,18 +216,22 @@ def write(
     if facts.options.strip:
         for model in models.values():
             ClearMetadataAndDocStringPass()(model)
-    copied = copy_tokenizer(facts.tokens, folder)
-    dump(genai_config(facts), folder / "genai_config.json")
-    dump(processor_config(facts), folder / PROCESSOR)
     if facts.plan is not None or facts.tower is not None:
         plan = facts.plan or Plan({}, (), 0.0)
         unplanned = quantization.rest(models.values(), plan)
         dump(plan.data() | {"rounded": unplanned}, folder / QUANTIZATION)
+    if facts.browser:
+        layout, copied = write_browser(models, folder, facts)
+        return layout, (copied,)
+    copied = copy_tokenizer(facts.tokens, folder)
+    dump(genai_config(facts), folder / "genai_config.json")
+    dump(processor_config(facts), folder / PROCESSOR)
+    names = filenames(facts)
     asked = Reading(folder, facts.tokens.folder / TOKENIZER)
     with asked as reading, progress(in_bytes=True) as bar:
         task = bar.add_task("weights", total=None)
         layout = write_graphs(
-            models,
+            {names[part]: model for part, model in models.items()},
             folder,
             report=lambda done, total: bar.update(task, completed=done, total=total),
             strict=True,

@@ -31,7 +31,7 @@ from surgery.calibrate.state import blamed
 from surgery.calibrate.sweep import Batch, Measured
 from surgery.engine.facts import Facts
 from surgery.engine.loading import load
-from surgery.engine.options import Options
+from surgery.engine.options import GENAI, Options
 from surgery.engine.recipes.qwen_vl import DECODER
 from surgery.passes import HiddenStates, LastLogits, MatMulNBits, SkipRmsNorm
 
@@ -85,9 +85,8 @@ def calibrated(facts: Facts, build: Build, folder: Path = FOLDER, tokens: int = 
 
 def prepared(facts: Facts, folder: Path, tokens: int) -> job.Work:
     """What to calibrate: the float decoder as it is before quantization, for the CPU."""
-    on_cpu = dataclasses.replace(
-        facts, options=dataclasses.replace(facts.options, execution_provider="cpu")
-    )
+    options = dataclasses.replace(facts.options, execution_provider="cpu", runtime=GENAI)
+    on_cpu = dataclasses.replace(facts, options=options)
     model = load(facts.raw / "decoder.onnx", facts.weights)
     for step in DECODER:
         if step.work is MatMulNBits:

@@ -84,16 +84,28 @@ class Layout:
     """The places of all tensors of a package, decided before anything is written.
 
     `strict` tells whether numbers that are not finite in the input are refused too; see
-    `surgery.package.finite.check_rows`.
+    `surgery.package.finite.check_rows`. Where a file would grow beyond `limit`, the next weight
+    goes to another file, called alike with `_1` behind it, then `_2`.
     """
 
     sizes: dict[str, int] = field(default_factory=dict)
     jobs: dict[Source, Job] = field(default_factory=dict)
     arrays: list[tuple[Place, ir.TensorProtocol]] = field(default_factory=list)
     strict: bool = False
+    limit: int | None = None
+    volumes: dict[str, list[str]] = field(default_factory=dict)
+
+    def volume(self, file: str, nbytes: int) -> str:
+        """The data file that takes the next bytes; the first one takes any number."""
+        names = self.volumes.setdefault(file, [file])
+        filled = self.sizes.get(names[-1], 0)
+        if self.limit is not None and filled and filled + nbytes > self.limit:
+            names.append(f"{file}_{len(names)}")
+        return names[-1]
 
     def take(self, file: str, nbytes: int) -> Place:
         """Reserve aligned space at the end of a file."""
+        file = self.volume(file, nbytes)
         alignment = PAGE_ALIGNMENT if nbytes >= LARGE else SMALL_ALIGNMENT
         offset = -(-self.sizes.get(file, 0) // alignment) * alignment
         self.sizes[file] = offset + nbytes
@@ -124,19 +136,22 @@ def write_graphs(
     report: Callable[[int, int], None] = lambda done, total: None,
     strict: bool = False,
     read: Mapping[str, Path] | None = None,
+    data: str = ".data",
+    limit: int | None = None,
 ) -> Layout:
     """Write graphs and their data files.
 
     Args:
-        graphs: models by file name. The data of "model.onnx" goes to "model.onnx.data". A weight
-            that several graphs share is in the data file of the first. Afterwards, the
-            initializers of the models point to the written files.
+        graphs: models by file name. A weight that several graphs share is in the data file of the
+            first. Afterwards, the initializers of the models point to the written files.
         folder: an existing directory.
         threads: workers; all cores by default. The bytes do not depend on it.
         report: called with bytes done and in all.
         strict: refuse numbers that are not finite in the input too. Those that this program would
             make, such as a weight beyond float16, are always refused.
         read: the files of the graphs that were read, by the same names, for messages.
+        data: what follows a graph's name in that of its data file.
+        limit: bytes at which a further data file is begun; see `Layout`.
 
     Returns:
         The place of each tensor and the size of each data file.
@@ -146,13 +161,13 @@ def write_graphs(
             weight is not finite, and the message names it.
         OSError: the folder cannot be written. The file name of the error lies in it.
     """
-    layout = Layout(strict=strict)
+    layout = Layout(strict=strict, limit=limit)
     for name, model in graphs.items():
         origin = str((read or {}).get(name, name))
         for value in external(model, strict, origin):
             tensor = value.const_value
             assert tensor is not None
-            place = layout.place(row_tensor(tensor), f"{name}.data", origin)
+            place = layout.place(row_tensor(tensor), f"{name}{data}", origin)
             value.const_value = ir.ExternalTensor(
                 place.file,
                 place.offset,

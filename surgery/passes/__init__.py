@@ -32,15 +32,18 @@ from surgery.passes.quantized.gather_nbits import GatherNBits
 from surgery.passes.quantized.matmul_nbits import MatMulNBits
 from surgery.passes.quantized.mixture_of_experts_nbits import MixtureOfExpertsNBits
 from surgery.passes.quantized.plain_linear import PlainLinear
+from surgery.passes.quantized.plain_lookup import PlainLookup
 from surgery.passes.quantized.right_weight import RightWeight
 from surgery.passes.rotary.freq_table import FreqTable
 from surgery.passes.rotary.half_angles import HalfAngles
 from surgery.passes.rotary.late_repeat import LateRepeat
 from surgery.passes.rotary.multimodal_rotary import MultimodalRotary
+from surgery.passes.rotary.position_limit import PositionLimit
 from surgery.passes.rotary.rotary import Rotary
 from surgery.passes.rotary.rotary_rows import RotaryRows
 from surgery.passes.tidy.dims import Dims
 from surgery.passes.tidy.fold import Fold
+from surgery.passes.tidy.input_names import InputNames
 from surgery.passes.tidy.lengths import Lengths
 from surgery.passes.tidy.noop import Noop
 from surgery.passes.tidy.opset import Opset
@@ -52,7 +55,9 @@ from surgery.passes.vision.deepstack import DeepStack
 from surgery.passes.vision.feature_concat import FeatureConcat
 from surgery.passes.vision.feature_gather import FeatureGather
 from surgery.passes.vision.fixed_grid import FixedGrid
+from surgery.passes.vision.joined_embeds import JoinedEmbeds
 from surgery.passes.vision.patch_embed import PatchEmbed
+from surgery.passes.vision.token_embeds import TokenEmbeds
 from surgery.passes.vision.zero_bias import ZeroBias
 from surgery.passes.weights.fused_transpose import FusedTranspose
 from surgery.passes.weights.half import Half
@@ -100,6 +105,8 @@ __all__ = [
     "HalfAngles",
     "HeadNorm",
     "HiddenStates",
+    "InputNames",
+    "JoinedEmbeds",
     "LastLogits",
     "LateCast",
     "LateRepeat",
@@ -117,6 +124,8 @@ __all__ = [
     "PatchEmbed",
     "PlainAttention",
     "PlainLinear",
+    "PlainLookup",
+    "PositionLimit",
     "QkvSplit",
     "ReshapeChain",
     "RightWeight",
@@ -132,6 +141,7 @@ __all__ = [
     "Slices",
     "StaticReshape",
     "TableCast",
+    "TokenEmbeds",
     "WeightCast",
     "WeightShift",
     "WeightTranspose",

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from surgery.base.errors import UserError, first_line
+from surgery.verify.browser import check_browser, is_for_browser
 from surgery.verify.configs import check_configs
 from surgery.verify.digests import check_digests
 from surgery.verify.files import check_files
@@ -24,16 +26,17 @@ from surgery.verify.tokenizer import check_tokenizer
 
 __all__ = ["Finding", "Report", "verify_package"]
 
-Group = Callable[[Opened], Iterator[Finding]]
+Group = Callable[[], Iterator[Finding]]
+Check = Callable[[Opened], Iterator[Finding]]
 
-GROUPS: dict[str, Group] = {
+GROUPS: dict[str, Check] = {
     "files": check_files,
     "configurations": check_configs,
     "tokenizer": check_tokenizer,
     "graphs run": check_graphs,
     "onnxruntime-genai": check_runtime,
 }
-TEXT_GROUPS: dict[str, Group] = {
+TEXT_GROUPS: dict[str, Check] = {
     "files": check_files,
     "configurations": check_configs,
     "tokenizer": check_tokenizer,
@@ -66,7 +69,7 @@ def verify_package(
     """Check a package.
 
     Args:
-        folder: the package.
+        folder: the package, for onnxruntime-genai or for transformers.js.
         checkpoint: the checkpoint whose logits in PyTorch the package must match: a directory, a
             hub id, or "demo". By default, logits are not compared.
         cache_dir: the download cache of the Hugging Face hub.
@@ -76,27 +79,37 @@ def verify_package(
     Raises:
         UserError: the folder holds no package, or the checkpoint cannot be used.
     """
-    package = Opened(Path(folder))
-    groups = dict(GROUPS if package.pictured else TEXT_GROUPS)
-    compared = check_logits if package.pictured else check_text_logits
+    folder = Path(folder)
+    if is_for_browser(folder):
+        if checkpoint is not None:
+            raise UserError(
+                f"--checkpoint {checkpoint}: {folder} is for transformers.js, whose logits are not "
+                f"compared here. Leave --checkpoint out."
+            )
+        groups: dict[str, Group] = {"transformers.js": partial(check_browser, folder)}
+    else:
+        package = Opened(folder)
+        checks = GROUPS if package.pictured else TEXT_GROUPS
+        compared = check_logits if package.pictured else check_text_logits
+        groups = {name: partial(check, package) for name, check in checks.items()}
     if digests:
-        groups["digests"] = check_digests
+        groups["digests"] = partial(check_digests, folder)
     if checkpoint is not None:
-        groups["PyTorch"] = lambda package: compared(package, checkpoint, cache_dir, revision)
+        groups["PyTorch"] = partial(compared, package, checkpoint, cache_dir, revision)
     findings: dict[str, list[Finding]] = {}
     skipped: list[str] = []
     for name, group in groups.items():
         if any(f.problem for found in findings.values() for f in found):
             skipped.append(name)
         else:
-            findings[name] = list(guarded(name, group, package))
+            findings[name] = list(guarded(name, group))
     return Report(findings, skipped)
 
 
-def guarded(name: str, group: Group, package: Opened) -> Iterator[Finding]:
+def guarded(name: str, group: Group) -> Iterator[Finding]:
     """The findings of a group; what it cannot cope with in a package is one more."""
     try:
-        yield from group(package)
+        yield from group()
     except UserError:
         raise
     except Exception as e:  # a graph or a file of a kind that nobody thought of

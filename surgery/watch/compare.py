@@ -59,14 +59,17 @@ class Runner:
             for i in self.session.get_inputs()
         }
         names = [o.name for o in self.session.get_outputs()]
-        return shared_form(graph, example, dict(zip(names, self.session.run(None, feeds))))
+        found = dict(zip(names, self.session.run(None, feeds)))
+        if graph == "embedding" and "image_features" not in feeds:
+            found = placed(example, found)
+        return shared_form(graph, example, found)
 
 
 def fitted(array: Array, shape: list[object], type: str) -> Array:
     """Return an array with the dtype and the number of columns of an input.
 
-    Examples hold image features with DeepStack features behind them. A graph that takes only image
-    features gets the first columns.
+    Examples hold image features and embeddings with DeepStack features behind them. A graph that
+    takes only image features or embeddings gets the first columns.
     """
     columns = shape[-1] if shape else None
     if isinstance(columns, int) and columns < array.shape[-1]:
@@ -74,8 +77,15 @@ def fitted(array: Array, shape: list[object], type: str) -> Array:
     return np.ascontiguousarray(array.astype(ORT_DTYPES[type]))
 
 
+def placed(example: Example, outputs: Outputs) -> Outputs:
+    """Put features over the placeholders of an embedding graph that leaves this to its caller."""
+    rows = outputs["inputs_embeds"].copy()
+    rows[example.feeds["visual_pos_masks"].astype(bool)] = example.feeds["image_features"]
+    return {"inputs_embeds": rows}
+
+
 def shared_form(graph: str, example: Example, outputs: Outputs) -> Outputs:
-    """Convert outputs to those of the finished graph, with floats as float32."""
+    """Convert outputs to one form, with floats as float32 and DeepStack features behind others."""
     found = {k: v.astype(np.float32) if v.dtype.kind == "f" else v for k, v in outputs.items()}
     if graph == "vision" and "deepstack_features" in found:
         levels = found.pop("deepstack_features")
@@ -85,6 +95,9 @@ def shared_form(graph: str, example: Example, outputs: Outputs) -> Outputs:
         rows = example.feeds["image_features"][:, width:]
         levels = np.moveaxis(rows.reshape(len(rows), rows.shape[1] // width, width), 1, 0)
         found["per_layer_inputs"] = spread(levels, places)
+    if graph == "embedding" and "per_layer_inputs" in found:
+        parts = found["inputs_embeds"], found.pop("per_layer_inputs")
+        found["inputs_embeds"] = np.concatenate(parts, -1)
     return found
 
 

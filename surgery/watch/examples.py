@@ -1,8 +1,8 @@
 """Inputs for `--check-steps`, with grids, batch sizes and cache lengths that the export never used.
 
 Passes change the inputs of a graph. An example therefore holds an array for every input of the raw
-graph and of the finished one: for the decoder, DeepStack features both as rows of image tokens and
-spread over the sequence. The arrays are the same in every run.
+graph and of the finished one: for the decoder, DeepStack features as rows of image tokens, spread
+over the sequence, and in the columns behind the embeddings. The arrays are the same in every run.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def vision(model: ir.Model, facts: Facts) -> Iterator[Example]:
         patches = int(grid.prod(-1).sum())
         pixels = rng.standard_normal((patches, width), np.float32)
         name = ", ".join("x".join(map(str, row)) for row in grids)
-        yield Example(f"grids {name}", {"pixel_values": pixels, "image_grid_thw": grid})
+        feeds: dict[str, Array] = {"pixel_values": pixels, "image_grid_thw": grid, "grid_thw": grid}
+        yield Example(f"grids {name}", feeds)
 
 
 def embedding(model: ir.Model, facts: Facts) -> Iterator[Example]:
@@ -77,7 +78,12 @@ def embedding(model: ir.Model, facts: Facts) -> Iterator[Example]:
         ids.flat[places] = rng.choice((image, video), count)
         features = rng.standard_normal((count, width), np.float32)
         name = f"{rows} rows of {length} tokens, {count} of them visual"
-        yield Example(name, {"input_ids": ids, "image_features": features})
+        feeds: dict[str, Array] = {
+            "input_ids": ids,
+            "image_features": features,
+            "visual_pos_masks": np.isin(ids, (image, video)),
+        }
+        yield Example(name, feeds)
 
 
 def decoder(model: ir.Model, facts: Facts) -> Iterator[Example]:
@@ -92,13 +98,16 @@ def decoder(model: ir.Model, facts: Facts) -> Iterator[Example]:
         visual = (rng.random((rows, new)) < 0.4) & (new > 1)
         features = rng.standard_normal((levels, int(visual.sum()), width), np.float32)
         text = np.arange(past, past + new) + np.zeros((3, rows, new), np.int64)
+        text = np.minimum(text, mask.sum(-1)[:, None] - 1)  # padding has no position of its own
+        embeds = rng.standard_normal((rows, new, width), np.float32)
+        levelled = spread(features, visual)
         feeds: dict[str, Array] = {
-            "inputs_embeds": rng.standard_normal((rows, new, width), np.float32),
+            "inputs_embeds": np.concatenate([embeds, levelled], -1),
             "attention_mask": mask,
-            "position_ids": text + visual * rng.integers(0, 5, (3, rows, new)),
+            "position_ids": np.maximum(text - visual * rng.integers(0, 5, (3, rows, new)), 0),
             "visual_pos_masks": visual,
             "deepstack_features": features,
-            "per_layer_inputs": spread(features, visual),
+            "per_layer_inputs": levelled,
         }
         for name, shape in shapes.items():
             if name.startswith("past_key_values."):

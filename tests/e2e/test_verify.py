@@ -10,7 +10,6 @@ import pytest
 
 from surgery.__main__ import main
 from surgery.verify.digests import check_digests
-from surgery.verify.opened import Opened
 
 
 def verify(capsys, *words):
@@ -168,10 +167,10 @@ def test_one_flipped_byte_of_any_file_is_found(copy):
         data = path.read_bytes()
         place = len(data) // 2
         path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
-        (found,) = check_digests(Opened(copy))
+        (found,) = check_digests(copy)
         assert found.what == path.name and found.problem
         path.write_bytes(data)
-    (found,) = check_digests(Opened(copy))
+    (found,) = check_digests(copy)
     assert not found.problem
 
 
@@ -180,10 +179,10 @@ def test_files_that_are_gone_empty_or_new_are_found(copy, capsys):
     data = template.read_bytes()
     template.write_bytes(b"")
     (copy / "extra.bin").write_bytes(b"x")
-    assert [f.what for f in check_digests(Opened(copy))] == ["chat_template.jinja", "extra.bin"]
+    assert [f.what for f in check_digests(copy)] == ["chat_template.jinja", "extra.bin"]
     (copy / "extra.bin").unlink()
     template.unlink()
-    assert [f.what for f in check_digests(Opened(copy))] == ["chat_template.jinja"]
+    assert [f.what for f in check_digests(copy)] == ["chat_template.jinja"]
     template.write_bytes(data)
     (copy / "README.md").write_text("another card")
     code, out = verify(capsys, copy)

@@ -275,3 +275,20 @@ def test_four_bits_in_a_data_file(tmp_path):
     write_graphs({"m.onnx": model_of(w=tensor)}, tmp_path, 2)
     assert places(tmp_path, "m.onnx")["w"] == ("m.onnx.data", 0, 1024)
     assert (tmp_path / "m.onnx.data").read_bytes() == packed.tobytes()
+
+
+def test_data_files_have_a_limit(stored, tmp_path, rng):
+    """A file that has no room for the next weight is followed by another; one may be too large."""
+    arrays, tensors = {}, {}
+    for name, rows in (("a", 40), ("b", 40), ("large", 300), ("c", 10)):
+        source, arrays[name] = stored((rows, 32), F32)
+        tensors[name] = RowTensor(source, name=name)
+    limit = 12_000  # two of the smaller ones, 5,120 bytes each
+    layout = write_graphs({"g.onnx": model_of(**tensors)}, tmp_path, data="_data", limit=limit)
+    assert {name: size <= limit for name, size in layout.sizes.items()} == {
+        "g.onnx_data": True,
+        "g.onnx_data_1": False,
+        "g.onnx_data_2": True,
+    }
+    back = read(tmp_path, "g.onnx")
+    assert all(np.array_equal(back[name], array) for name, array in arrays.items())

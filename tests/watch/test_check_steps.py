@@ -43,6 +43,17 @@ def test_every_pass_keeps_the_numbers(
     assert all(found[graph, name]["absolute"] == 0 for name in exact)
 
 
+@pytest.mark.parametrize("graph", ["vision", "embedding", "decoder"])
+def test_every_pass_keeps_the_numbers_for_transformers_js(
+    graph: str, raw: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Embeddings are wider there, and features are put in place by the caller."""
+    found = figures(raw, capsys, "--graph", graph, "--for", "transformers.js")
+    assert all(check["relative"] <= TOLERANCE for check in found.values())
+    exact = {"token_embeds", "plain_lookup", "joined_embeds", "position_limit"}
+    assert all(check["absolute"] == 0 for (_, name), check in found.items() if name in exact)
+
+
 def test_quantized_weights_compare_with_their_unpacked_form(
     raw: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -22,6 +22,8 @@ from surgery.passes import (
     GroupQueryAttention,
     Half,
     HiddenStates,
+    InputNames,
+    JoinedEmbeds,
     LastLogits,
     LateCast,
     LateRepeat,
@@ -34,6 +36,8 @@ from surgery.passes import (
     PackedAttention,
     PatchEmbed,
     PlainLinear,
+    PlainLookup,
+    PositionLimit,
     QkvSplit,
     ReshapeChain,
     RmsNorm,
@@ -44,6 +48,7 @@ from surgery.passes import (
     SkipRmsNorm,
     StaticReshape,
     TableCast,
+    TokenEmbeds,
     WeightCast,
     WeightTranspose,
 )
@@ -53,6 +58,7 @@ VISION: Recipe[Facts] = (
     Step(Fold),
     Step(Noop),
     Step(WeightCast),
+    Step(TableCast, when=lambda f: f.browser),
     Step(LateRepeat, expect=2, when=lambda f: f.traits.windows),
     Step(FixedGrid, lambda f: {"grid": f.fixed_grid}, when=lambda f: f.grid is not None),
     Step(StaticReshape),
@@ -89,17 +95,26 @@ VISION: Recipe[Facts] = (
     Step(LateCast, when=lambda f: f.late_cast),
     Step(Half, lambda f: {"runs": f.half_op}, when=lambda f: f.vision_dtype == F16),
     Step(Opset, lambda f: {"version": f.target.opset}, when=lambda f: f.target.opset < 23),
+    Step(
+        InputNames,
+        lambda f: {"names": {"image_grid_thw": f.traits.grid_input}},
+        expect=1,
+        when=lambda f: f.browser and f.traits.grid_input != "image_grid_thw",
+    ),
 )
 
 EMBEDDING: Recipe[Facts] = (
     Step(Dims),
     Step(Fold),
     Step(Noop),
-    Step(FeatureGather, lambda f: {"levels": f.levels}, expect=1),
+    Step(FeatureGather, lambda f: {"levels": f.levels}, expect=1, when=lambda f: not f.browser),
+    Step(TokenEmbeds, lambda f: {"levels": f.levels}, expect=1, when=lambda f: f.browser),
     Step(GatherNBits, lambda f: {"policy": f.format}, expect=1, when=lambda f: f.quantized_table),
-    Step(TableCast, when=lambda f: f.shares_table and not f.quantized),
+    Step(PlainLookup, expect=1, when=lambda f: f.quantized_table and f.browser),
+    Step(TableCast, when=lambda f: f.wide_table),
     Step(Fold),
     Step(Opset, lambda f: {"version": f.target.opset}, when=lambda f: f.target.opset < 23),
+    Step(Dims, lambda f: {"aliases": {"batch": "batch_size"}}, when=lambda f: f.browser),
 )
 
 DECODER: Recipe[Facts] = (
@@ -119,6 +134,8 @@ DECODER: Recipe[Facts] = (
     ),
     Step(GroupQueryAttention, expect=lambda f: f.layers),
     Step(DeepStack, expect=lambda f: min(f.levels, f.layers), when=lambda f: f.levels > 0),
+    Step(JoinedEmbeds, expect=1, when=lambda f: f.browser and f.levels > 0),
+    Step(PositionLimit, expect=1, when=lambda f: f.browser),
     Step(SkipRmsNorm, expect=lambda f: 2 * f.layers),
     Step(MixtureOfExperts, expect=lambda f: f.fused_experts, when=lambda f: f.fused_experts > 0),
     Step(
@@ -159,6 +176,7 @@ DECODER: Recipe[Facts] = (
     Step(ReshapeChain),
     Step(Half, lambda f: {"runs": f.half_op}, when=lambda f: f.text_dtype == F16),
     Step(Opset, lambda f: {"version": f.target.opset}, when=lambda f: f.target.opset < 23),
+    Step(Dims, lambda f: {"aliases": {"batch": "batch_size"}}, when=lambda f: f.browser),
 )
 
 RECIPES: dict[str, Recipe[Facts]] = {"vision": VISION, "embedding": EMBEDDING, "decoder": DECODER}

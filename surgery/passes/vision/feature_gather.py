@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import onnx_ir as ir
 
+from surgery.match.placeholders import Scatter, scattered
 from surgery.rewrite.builder import Builder, replace
 from surgery.rewrite.contract import NodePass
 from surgery.rewrite.matcher import Matcher
 
 INT64 = ir.DataType.INT64
-
-
-@dataclass(frozen=True)
-class Scatter:
-    """Features scattered into a sequence of embeddings."""
-
-    embeds: ir.Value
-    mask: ir.Value
-    features: ir.Value
 
 
 class FeatureGather(NodePass[Scatter]):
@@ -52,21 +42,7 @@ class FeatureGather(NodePass[Scatter]):
 
     def match(self, node: ir.Node, m: Matcher) -> Scatter:
         """The embeddings, the mask behind the indices, the features behind the updates."""
-        embeds, indices, updates = node.inputs
-        assert embeds is not None
-        places = m.producer(m.producer(indices, "Transpose").inputs[0], "NonZero").inputs[0]
-        while (spread := m.producer(places, "Expand", "Unsqueeze")).op_type == "Expand":
-            places = spread.inputs[0]
-        mask = spread.inputs[0]
-        assert mask is not None
-        m.rank(mask, 2)
-        reduction = node.attributes.get_string("reduction", "none")
-        m.check(reduction == "none", "rows put in place", reduction)
-        flat = m.producer(m.producer(updates, "Slice").inputs[0], "Reshape")
-        features = flat.inputs[0]
-        assert features is not None
-        m.check(features.is_graph_input(), "features that are a graph input", features.name)
-        return Scatter(embeds, mask, features)
+        return scattered(node, m)
 
     def rewrite(self, node: ir.Node, found: Scatter, add: Builder) -> None:
         """Number the placeholders through the batch, gather their rows, split off the levels."""
