@@ -94,7 +94,7 @@ def package(case: Any, text: str = "fp32", precision: str = "fp32") -> Path:
     return case.build(f"js-{text}-{precision}", options)
 
 
-@pytest.fixture(scope="module", params=["demo", "untied", "qwen2", "qwen2_5", "some experts"])
+@pytest.fixture(scope="module", params=["demo", "untied", "qwen2", "qwen2_5"])
 def built(request, cases):
     """Families and heads in turn."""
     return cases(request.param)
