@@ -21,6 +21,7 @@ COMMANDS = {
     "verify": "check the files, graphs, configurations and logits of a package",
     "chat": "ask the model in a package a question, with or without pictures",
     "eval": "measure the answers of a package on a set of questions",
+    "prepack": "store a package's weights packed for this CPU, to be mapped instead of copied",
     "profile": "show where the time of an answer goes, by op type",
     "explain": "show where a pass matches, and where it nearly matches",
     "report": "draw a run as one HTML page",

@@ -31,7 +31,7 @@ from surgery.base.errors import PackageError, first_line
 from surgery.base.files import shown
 from surgery.base.processes import ending, limit_memory
 
-SECONDS = 30.0
+SECONDS = 120.0
 """Time for both to load and read. Vocabularies of 150,000 take one or two."""
 MEMORY = 4 << 30
 """Bytes of address space of the process."""

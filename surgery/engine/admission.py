@@ -21,6 +21,7 @@ from onnx import defs, helper
 
 from surgery.base.errors import PackageError, first_line
 from surgery.base.files import brief, read_bytes
+from surgery.base.packed import buffers, packed_entries, without_packed
 
 LARGEST_FILE = (1 << 31) - 1
 """Bytes of the largest protobuf message."""
@@ -33,6 +34,8 @@ LONGEST_NAME = 200
 RUNTIME_OPS = ("LayerNormalization", "SimplifiedLayerNormalization")
 """Ops that onnxruntime adds to ONNX's own domain in opsets that lack them; its optimizers and the
 model builder of onnxruntime-genai write them."""
+PACKED = "packed_ends"
+"""Key of a model's `meta`: where packed copies of weights, which are not loaded, end by file."""
 POWER = re.compile(r"\*\*|\d{19}")
 """Parts of a dimension's name that an algebra system would compute for ever."""
 
@@ -53,7 +56,9 @@ def read_model(path: Path, own_data: bool = True) -> ir.Model:
         proto = onnx.ModelProto.FromString(data)
         for fault in faults(proto, path, own_data):
             raise PackageError(f"{path}: {fault}.")
+        ends = packed_ends(proto)
         model: ir.Model = ir.from_proto(proto)
+        model.meta[PACKED] = ends
         if not in_order(proto.graph):
             model.graph.sort()
     except PackageError:
@@ -64,6 +69,17 @@ def read_model(path: Path, own_data: bool = True) -> ir.Model:
             cause = cause.__cause__
         raise PackageError(f"{path}: no ONNX graph: {first_line(cause).rstrip('.')}.") from e
     return model
+
+
+def packed_ends(proto: onnx.ModelProto) -> dict[str, int]:
+    """Drop what initializers say of packed copies; where these end, by data file."""
+    ends: dict[str, int] = {}
+    for tensor in proto.graph.initializer:
+        end = without_packed(tensor)
+        if end:
+            location = next(e.value for e in tensor.external_data if e.key == "location")
+            ends[location] = max(end, ends.get(location, 0))
+    return ends
 
 
 def faults(proto: onnx.ModelProto, path: Path, own_data: bool) -> Iterator[str]:
@@ -407,3 +423,8 @@ def external_faults(tensor: onnx.TensorProto, nbytes: int, path: Path) -> Iterat
         yield f"{what}: length {length:,}, its type and shape make it {nbytes:,} bytes"
     elif offset < 0 or offset + nbytes > size:
         yield f"{what}: ends at byte {offset + nbytes:,} of {brief(location)}, which has {size:,}"
+    for offset, length in buffers(packed_entries(tensor).values()):
+        if offset + length > size:
+            end = f"{offset + length:,} of {brief(location)}, which has {size:,}"
+            yield f"{what}: its packed copy ends at byte {end}"
+            return

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from surgery.answer.trusted import check_config, check_processor
 from surgery.base.errors import PackageError
+from surgery.engine.admission import PACKED
 from surgery.verify.finding import Finding
 from surgery.verify.opened import Opened
 
@@ -75,6 +76,8 @@ def check_data(package: Opened) -> Iterator[Finding]:
             name = str(tensor.location)
             ends[name] = max(ends[name], (tensor.offset or 0) + tensor.nbytes)
             readers.setdefault(name, graph)
+        for name, end in model.meta[PACKED].items():
+            ends[name] = max(ends[name], end)
     for name, end in ends.items():
         path = package.folder / name
         size = path.stat().st_size if path.is_file() else None

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
+import onnx_ir as ir
 import onnxruntime as ort
 
 from surgery.base.errors import first_line
@@ -21,11 +23,14 @@ from surgery.verify.opened import PARTS, Opened, port
 
 Array = npt.NDArray[Any]
 
-TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "int8": 2e-2, "int4": 2e-2}
-"""Largest difference between two ways to compute the same, relative to the largest value.
+IN_FLOAT, IN_HALF = 1e-4, 2e-2
+"""Largest difference between two ways to compute the same, relative to the largest value: the
+order of sums differs. Products with quantized weights are computed in float here."""
 
-The order of sums differs. With quantized weights, activations are rounded to int8 too, by kernels
-that depend on the number of rows."""
+LEVEL = "accuracy_level"
+"""Attribute of ops with quantized weights that lets kernels round activations to int8."""
+FOLDER = "session.model_external_initializers_file_folder_path"
+"""Option of onnxruntime: where the data files of a graph lie that is loaded from memory."""
 
 
 class RunError(Exception):
@@ -33,13 +38,20 @@ class RunError(Exception):
 
 
 class Session:
-    """A graph loaded in onnxruntime on the CPU."""
+    """A graph loaded in onnxruntime on the CPU.
+
+    Products with quantized weights take activations as they are: rounded to int8, as the package
+    runs them, results depend on the kernels for each number of rows, by up to 3 % of the largest
+    logit through 28 layers of random weights on a processor without VNNI.
+    """
 
     def __init__(self, path: Path) -> None:
         options = ort.SessionOptions()
         options.log_severity_level = 3
+        options.add_session_config_entry(FOLDER, str(path.parent))
         try:
-            self.session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            graph = in_float(path)
+            self.session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         except Exception as e:  # onnxruntime raises its own classes, derived from Exception
             raise RunError(first_line(e)) from e
         self.outputs = [output.name for output in self.session.get_outputs()]
@@ -54,6 +66,26 @@ class Session:
             return dict(zip(self.outputs, self.session.run(None, feed)))
         except Exception as e:
             raise RunError(first_line(e)) from e
+
+
+def in_float(path: Path) -> bytes:
+    """A graph without the attribute that lets kernels round activations."""
+    model = onnx.load(path, load_external_data=False)
+    for node in model.graph.node:
+        kept = [attribute for attribute in node.attribute if attribute.name != LEVEL]
+        if len(kept) < len(node.attribute):
+            del node.attribute[:]
+            node.attribute.extend(kept)
+    return bytes(model.SerializeToString())
+
+
+def tolerance(package: Opened, part: str) -> float:
+    """`IN_HALF` for a graph that computes in float16 somewhere, `IN_FLOAT` for any other."""
+    graph = package.graphs[part].graph
+    ports = {value.dtype for value in (*graph.inputs, *graph.outputs)}
+    casts = {n.attributes.get_int("to", 0) for n in graph if n.op_type == "Cast"}
+    half = ir.DataType.FLOAT16
+    return IN_HALF if half in ports or half in casts else IN_FLOAT
 
 
 def check_graphs(package: Opened) -> Iterator[Finding]:
@@ -125,7 +157,7 @@ def check_vision(package: Opened, session: Session, features: list[Array]) -> It
         together = run(range(len(grids)))
         scale = float(max(abs(a).max() for a in alone))
         difference = float(abs(together - np.concatenate(alone)).max())
-        yield close("vision, all in one call", difference, scale, TOLERANCE[package.precision])
+        yield close("vision, all in one call", difference, scale, tolerance(package, "vision"))
 
 
 def check_embedding(package: Opened, session: Session, features: list[Array]) -> Iterator[Finding]:
@@ -169,18 +201,18 @@ def check_decoder(package: Opened, session: Session, features: list[Array]) -> I
     logits, past = decoder({k: v[:, :split] for k, v in embedded.items()})
     for i in range(split, length):
         logits, past = decoder({k: v[:, i : i + 1] for k, v in embedded.items()}, past)
-    scale, tolerance = float(abs(whole).max()), TOLERANCE[package.precision]
+    scale, most = float(abs(whole).max()), tolerance(package, "decoder")
     if not np.isfinite(whole).all():
         yield Finding("decoder", problem="logits are not finite")
         return
     yield Finding("decoder", f"{length} tokens at once")
-    yield close("decoder, with its cache", float(abs(logits - whole).max()), scale, tolerance)
+    yield close("decoder, with its cache", float(abs(logits - whole).max()), scale, most)
     batch = {k: np.concatenate([v, v[:, ::-1], v]) for k, v in embedded.items()}
     first, past = decoder({k: v[:, :split] for k, v in batch.items()})
     for i in range(split, length):
         first, past = decoder({k: v[:, i : i + 1] for k, v in batch.items()}, past)
     difference = float(abs(first[[0, 2]] - whole).max())
-    yield close("decoder, batch of 3", difference, scale, tolerance)
+    yield close("decoder, batch of 3", difference, scale, most)
 
 
 class Decoder:

@@ -13,8 +13,7 @@ from surgery.answer.runtime import GREEDY, on_cpu
 from surgery.answer.text_runtime import TextRuntime
 from surgery.base.errors import PackageError
 from surgery.verify.finding import Finding, close
-from surgery.verify.graphs import TOLERANCE as BY_PARTS
-from surgery.verify.graphs import Array, RunError, Session, dtype
+from surgery.verify.graphs import Array, RunError, Session, dtype, tolerance
 from surgery.verify.logits import TOLERANCE
 from surgery.verify.opened import Opened
 
@@ -46,7 +45,7 @@ def check_text_graph(package: Opened) -> Iterator[Finding]:
         return
     yield Finding("decoder", f"{LENGTH} tokens at once")
     difference, scale = float(abs(logits - whole).max()), float(abs(whole).max())
-    yield close("decoder, with its cache", difference, scale, BY_PARTS[package.precision])
+    yield close("decoder, with its cache", difference, scale, tolerance(package, "decoder"))
 
 
 class TextDecoder:
@@ -151,9 +150,9 @@ def compare(package: Opened, runtime: TextRuntime, pytorch: PyTorch, question: s
     equal = int((logits.argmax(-1) == answer.tokens).sum())
     tokens = f"{equal} of {len(answer.tokens)} tokens equal"
     precision = package.precision
-    tolerance = TOLERANCE[precision] if precision in ("fp32", "fp16") else float("inf")
+    most = TOLERANCE[precision] if precision in ("fp32", "fp16") else float("inf")
     scale = float(abs(answer.logits).max())
-    found = close(what, float(abs(logits - answer.logits).max()), scale, tolerance)
+    found = close(what, float(abs(logits - answer.logits).max()), scale, most)
     if precision == "fp32" and equal < len(answer.tokens) and not found.problem:
         return Finding(what, problem=f"{found.note}, {tokens}")
     return Finding(what, found.note and f"{found.note}, {tokens}", found.problem)

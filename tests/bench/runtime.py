@@ -211,6 +211,9 @@ def contenders(work: Path, args: argparse.Namespace) -> list[Contender]:
              str(work / name.replace(" ", "-")), *options]])
         for name, options in ours.items()
     ]  # fmt: skip
+    default, mapped = found[0].path, work / "ours,-default,-prepacked"
+    command = [sys.executable, "-m", "surgery", "prepack", str(default), "-o", str(mapped)]
+    found.insert(1, Contender("ours, default, prepacked", mapped, [command]))  # of the one before
     builders = {
         BASE: [],
         "builder, blocks of 128, last logits": ["block_size=128", "prune_lm_head=true"],
