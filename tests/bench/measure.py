@@ -6,6 +6,7 @@ memory also counts pages of mapped files, which the kernel may drop at any time.
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import time
 from collections.abc import Sequence
@@ -23,11 +24,13 @@ class Measured:
     """Peak bytes over all processes of the command."""
     resident: int
     code: int
+    processor: float
+    """Seconds of all cores, of every process of the command that ended in it."""
 
 
 def measure(command: Sequence[str], **options: object) -> Measured:
     """Run a command to its end and watch it."""
-    start = time.perf_counter()
+    start, before = time.perf_counter(), spent()
     process = subprocess.Popen(command, **options)  # type: ignore[call-overload]
     anonymous = resident = 0
     while process.poll() is None:
@@ -35,7 +38,14 @@ def measure(command: Sequence[str], **options: object) -> Measured:
         anonymous = max(anonymous, sum(a for a, _ in found))
         resident = max(resident, sum(r for _, r in found))
         time.sleep(INTERVAL)
-    return Measured(time.perf_counter() - start, anonymous, resident, process.returncode)
+    seconds = time.perf_counter() - start
+    return Measured(seconds, anonymous, resident, process.returncode, spent() - before)
+
+
+def spent() -> float:
+    """Processor seconds of all children that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def family(pid: int) -> list[int]:

@@ -5,7 +5,8 @@
 A checkpoint of random weights with a few layers is made, exported and built with each preset. A
 calibrated preset is measured with 2 layers fewer, too, so that the time of a layer can be told
 from that of the rest, and the time for all published layers extrapolated; memory is that of the
-run measured. `best` differs from `balanced` by its budget alone and takes the calibration of it.
+run measured. Seconds of a core hardly depend on what else runs. `best` differs from `balanced` by
+its budget alone and takes the calibration of it.
 """
 
 from __future__ import annotations
@@ -70,7 +71,8 @@ def run(work: Path, name: str, words: list[str]) -> Measured:
     with (work / f"{name}.log").open("w") as log:
         found = measure([sys.executable, "-m", *words], cwd=work, stdout=log, stderr=log,
                         env=environment)  # fmt: skip
-    print(f"{name}: {found.seconds:.1f} s, {found.anonymous / 1e9:.2f} GB", flush=True)
+    memory = f"{found.anonymous / 1e9:.2f} GB"
+    print(f"{name}: {found.seconds:.1f} s, {found.processor:.0f} s of a core, {memory}", flush=True)
     if found.code:
         sys.exit(f"{name} failed; its words are in {work / name}.log")
     return found
@@ -80,14 +82,16 @@ def report(results: dict[tuple[str, int], Measured], few: int, many: int, publis
     """A row for each preset."""
     table = Table(title=f"{os.cpu_count()} cores; from a raw export to the package")
     table.add_column("preset")
-    for heading in (f"{few} layers, s", f"{many} layers, s", "a layer, s", "anonymous GB",
-                    f"extrapolated to {published} layers, min"):  # fmt: skip
+    for heading in (f"{few} layers, s", f"{many} layers, s", "a layer, s", "of a core, s",
+                    "anonymous GB", f"extrapolated to {published} layers, min"):  # fmt: skip
         table.add_column(heading, justify="right")
     for preset in ("fast", "balanced", "best"):
         first, second = results[preset, few], results[preset, many]
         each = (second.seconds - first.seconds) / (many - few)
         whole = first.seconds + each * (published - few)
-        figures = (first.seconds, second.seconds, each, second.anonymous / 1e9, whole / 60)
+        core = (second.processor - first.processor) / (many - few)
+        memory = second.anonymous / 1e9
+        figures = (first.seconds, second.seconds, each, core, memory, whole / 60)
         table.add_row(preset, *map("{:.1f}".format, figures))
     console = Console(width=100)
     console.print(table)
