@@ -27,8 +27,8 @@ from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent))
-from make_checkpoint import MODELS
-from runtime import prepare, run
+from make_checkpoint import MODELS, make_checkpoint
+from runtime import run
 
 BASE = "PyTorch, float32"
 
@@ -85,7 +85,11 @@ def main() -> None:
     p.add_argument("--rounds", type=int, default=3)
     args = p.parse_args()
     work = args.work.resolve()
-    prepare(work, args.model, None)
+    if not (work / "checkpoint").exists():
+        make_checkpoint(work / "checkpoint", args.model)
+    if not (work / "raw").exists():
+        words = ["export_min", "-i", str(work / "checkpoint"), "-o", str(work / "raw")]
+        run([sys.executable, "-m", *words], work)
     contenders = {BASE: (PYTORCH, work / "checkpoint", "float32")}
     contenders["PyTorch, bfloat16"] = (PYTORCH, work / "checkpoint", "bfloat16")
     for name, options in (("ours, default", []), ("ours, -p int8", ["-p", "int8"])):
