@@ -137,9 +137,33 @@ class CheckSteps:
         store = Store(folder, Weights.COPY)
         store.save(before, "before.onnx")
         store.save(self.model, "after.onnx")
-        arrays = {f"{i}/{k}": v for i, e in enumerate(self.examples) for k, v in e.feeds.items()}
+        widths = widest(before, self.model)
+        arrays = {
+            f"{i}/{name}": array[..., : widths[name]] if array.ndim else array
+            for i, example in enumerate(self.examples)
+            for name, array in example.feeds.items()
+            if name in widths
+        }
         np.savez(folder / "inputs.npz", **arrays)  # type: ignore[arg-type]
         return folder
+
+
+def widest(*models: ir.Model) -> dict[str, int | None]:
+    """Columns of each input, those of the widest where graphs differ; None for any number.
+
+    Examples hold more than most graphs take: embeddings with DeepStack features behind them.
+    """
+    found: dict[str, int | None] = {}
+    for model in models:
+        for value in model.graph.inputs:
+            name, shape = value.name or "", value.shape
+            columns = shape[-1] if shape is not None and len(shape) else None
+            known = found.get(name, 0)
+            if isinstance(columns, int) and known is not None:
+                found[name] = max(known, columns)
+            else:
+                found[name] = None
+    return found
 
 
 def words(worst: Difference, cut: str, unpacked: bool) -> str:

@@ -36,7 +36,9 @@ PASSES = {
     *("FreqTable", "HalfAngles", "LateRepeat", "MultimodalRotary", "Rotary", "RotaryRows"),
     *("Dims", "Fold", "Lengths", "Noop", "Opset", "ReshapeChain", "Shapes", "Slices"),
     "StaticReshape",
-    *("DeepStack", "FeatureConcat", "FeatureGather", "FixedGrid", "PatchEmbed", "ZeroBias"),
+    *("DeepStack", "FeatureConcat", "FeatureGather", "FixedGrid", "JoinedEmbeds", "PatchEmbed"),
+    *("TokenEmbeds", "ZeroBias"),
+    *("InputNames", "PlainLookup", "PositionLimit"),
     *("FusedTranspose", "Half", "LateCast", "PlainLinear", "RightWeight", "TableCast"),
     *("WeightCast", "WeightShift", "WeightTranspose"),
 }
