@@ -13,11 +13,11 @@ from typing import Any
 from PIL import Image
 
 from surgery.answer.runtime import GREEDY, ON_CPU, Runtime
+from surgery.answer.trusted import PARTS
 from surgery.base.errors import PackageError
 
 PHASES = "vision", "prefill", "decode"
 """The picture; the prompt, through embedding and decoder; each further token, through both."""
-PARTS = "vision", "embedding", "decoder"
 
 Event = dict[str, Any]
 

@@ -66,6 +66,11 @@ def takes_pictures(config: dict[str, Any]) -> bool:
     return not isinstance(model, dict) or "vision" in model or "embedding" in model
 
 
+def parts_of(config: dict[str, Any]) -> tuple[str, ...]:
+    """The graphs that a package has, by their names in genai_config.json."""
+    return PARTS if takes_pictures(config) else ("decoder",)
+
+
 def check_config(folder: Path, config: dict[str, Any]) -> None:
     """Check genai_config.json.
 

@@ -141,6 +141,11 @@ def parse_json(text: str) -> Any:
     return value
 
 
+def write_json(value: object, path: Path) -> None:
+    """Write a value as JSON, in ASCII and indented."""
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8", newline="\n")
+
+
 def integer(digits: str) -> int:
     """An integer of a length that does not take long to convert."""
     if len(digits) > DIGITS:

@@ -77,7 +77,7 @@ def packed_ends(proto: onnx.ModelProto) -> dict[str, int]:
     for tensor in proto.graph.initializer:
         end = without_packed(tensor)
         if end:
-            location = next(e.value for e in tensor.external_data if e.key == "location")
+            location = next((e.value for e in tensor.external_data if e.key == "location"), "")
             ends[location] = max(end, ends.get(location, 0))
     return ends
 

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from surgery.base import manifest
 from surgery.base.console import announce
 from surgery.base.errors import UserError
+from surgery.base.files import write_json
 from surgery.base.staging import check_free, staged
 from surgery.engine import runner
 from surgery.engine.loading import graph_files, load_any, naming
@@ -18,7 +19,7 @@ from surgery.engine.options import PRESETS, Options, Settings
 from surgery.engine.recipes.generic import GENERIC
 from surgery.engine.selection import known
 from surgery.jobs import quantization
-from surgery.jobs.build import QUANTIZATION, dump, show
+from surgery.jobs.build import QUANTIZATION, show
 from surgery.jobs.describe import beside, describe, reading_of
 from surgery.jobs.left_float import left_float
 from surgery.match.logits import head_weights
@@ -106,7 +107,7 @@ def apply(
                 told += [group.line() for group in left]
             models[path.name] = model
         if quantized:
-            dump(quantized, stage / QUANTIZATION)
+            write_json(quantized, stage / QUANTIZATION)
         if packaged:
             told += describe(models, described, options, stage)
         with reading_of(described, stage) as reading:

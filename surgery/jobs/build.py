@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from surgery.answer.reading import Reading
 from surgery.base import manifest
 from surgery.base.console import announce, console, progress
+from surgery.base.files import write_json
 from surgery.base.staging import check_free, staged
 from surgery.calibrate.plan import Plan
 from surgery.engine import loading, runner
@@ -219,13 +219,13 @@ def write(
     if facts.plan is not None or facts.tower is not None:
         plan = facts.plan or Plan({}, (), 0.0)
         unplanned = quantization.rest(models.values(), plan)
-        dump(plan.data() | {"rounded": unplanned}, folder / QUANTIZATION)
+        write_json(plan.data() | {"rounded": unplanned}, folder / QUANTIZATION)
     if facts.browser:
         layout, copied = write_browser(models, folder, facts)
         return layout, (copied,)
     copied = copy_tokenizer(facts.tokens, folder)
-    dump(genai_config(facts), folder / "genai_config.json")
-    dump(processor_config(facts), folder / PROCESSOR)
+    write_json(genai_config(facts), folder / "genai_config.json")
+    write_json(processor_config(facts), folder / PROCESSOR)
     names = filenames(facts)
     asked = Reading(folder, facts.tokens.folder / TOKENIZER)
     with asked as reading, progress(in_bytes=True) as bar:
@@ -239,8 +239,3 @@ def write(
         read = reading.note()
     (folder / "README.md").write_text(model_card(facts, layout), encoding="utf-8")
     return layout, (copied, read)
-
-
-def dump(value: object, path: Path) -> None:
-    """Write a value as JSON."""
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

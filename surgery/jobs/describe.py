@@ -9,8 +9,8 @@ from pathlib import Path
 import onnx_ir as ir
 
 from surgery.answer.reading import Reading
+from surgery.base.files import write_json
 from surgery.engine.options import Options
-from surgery.jobs.build import dump
 from surgery.package.chat_template import check_template
 from surgery.package.decoder_config import PLAIN, decoder_config
 from surgery.package.decoder_graph import DecoderGraph, Unfit
@@ -61,7 +61,7 @@ def describe(
     assert about.tokens is not None
     without = check_template(about.tokens)
     copied = copy_tokenizer(about.tokens, stage)
-    dump(config, stage / GENAI)
+    write_json(config, stage / GENAI)
     kind = config["model"]["type"]
     length = config["model"]["context_length"]
     told = [f"{GENAI}: type {kind}, {graph.layers} layers, {length:,} positions"]

@@ -22,7 +22,7 @@ from typing import Any
 import onnx
 import onnxruntime as ort
 
-from surgery.answer.trusted import PARTS, check_config, read_package, takes_pictures
+from surgery.answer.trusted import check_config, parts_of, read_package
 from surgery.base import manifest
 from surgery.base.console import announce, progress
 from surgery.base.errors import PackageError, first_line
@@ -95,7 +95,7 @@ def graphs_of(package: Path) -> dict[str, dict[str, str]]:
     config = read_package(package, CONFIG)
     check_config(package, config)
     graphs = {}
-    for part in PARTS if takes_pictures(config) else PARTS[-1:]:
+    for part in parts_of(config):
         section: dict[str, Any] = config["model"][part]
         options = section.get("session_options", {})
         for entry in options.get("provider_options", []):

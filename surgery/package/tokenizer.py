@@ -18,6 +18,7 @@ from surgery.base.files import (
     parse_json,
     read_bytes,
     read_json,
+    write_json,
 )
 from surgery.base.tokens import TEMPLATE, Tokens
 from surgery.package.byte_level import (
@@ -72,7 +73,7 @@ def copy_tokenizer(tokens: Tokens, folder: Path) -> str:
             changed = True
     told = write_byte_level(folder / "tokenizer.json", config)
     if told or changed:
-        path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8", newline="")
+        write_json(config, path)
     return told
 
 

@@ -10,7 +10,6 @@ Paths of the library's sources in this module are relative to `src/` of @hugging
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 import onnx_ir as ir
 
 from surgery.base.errors import PackageError
-from surgery.base.files import MANIFEST_BYTES, read_json
+from surgery.base.files import MANIFEST_BYTES, read_json, write_json
 from surgery.engine.facts import Facts
 from surgery.package.processor_config import agreed
 from surgery.package.tokenizer import copy_tokenizer
@@ -37,6 +36,17 @@ LARGEST = 2_000_000_000
 SIZES = ("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "hidden_size")
 """Numbers of the decoder that the library reads in config.json itself, or in its text_config, by
 the family (configs.js:84, 114)."""
+
+
+BICUBIC = 3
+"""The resampling of Qwen-VL's image processors."""
+PROCESSORS = {
+    "qwen2_vl": "Qwen2VLProcessor",
+    "qwen2_5_vl": "Qwen2_5_VLProcessor",
+    "qwen3_vl": "Qwen3VLProcessor",
+    "qwen3_vl_moe": "Qwen3VLProcessor",
+}
+"""Processors of the library by family."""
 
 
 def dtype(facts: Facts) -> str:
@@ -95,17 +105,6 @@ def preprocessor_config(facts: Facts) -> dict[str, Any]:
     }
 
 
-BICUBIC = 3
-"""The resampling of Qwen-VL's image processors."""
-PROCESSORS = {
-    "qwen2_vl": "Qwen2VLProcessor",
-    "qwen2_5_vl": "Qwen2_5_VLProcessor",
-    "qwen3_vl": "Qwen3VLProcessor",
-    "qwen3_vl_moe": "Qwen3VLProcessor",
-}
-"""Processors of the library by family."""
-
-
 def write_configurations(facts: Facts, folder: Path, data: Mapping[str, int]) -> str:
     """Write everything but the graphs and the README.
 
@@ -127,17 +126,13 @@ def write_configurations(facts: Facts, folder: Path, data: Mapping[str, int]) ->
     template, path = facts.tokens.template, folder / "tokenizer_config.json"
     if template is not None:
         config = read_json(path, PackageError, limit=MANIFEST_BYTES)
-        write(config | {"chat_template": template}, path)
-    write(model_config(facts, data), folder / "config.json")
-    write(preprocessor_config(facts), folder / "preprocessor_config.json")
+        write_json(config | {"chat_template": template}, path)
+    write_json(model_config(facts, data), folder / "config.json")
+    write_json(preprocessor_config(facts), folder / "preprocessor_config.json")
     if not (folder / "generation_config.json").exists():
         keys = ("bos_token_id", "eos_token_id", "pad_token_id")
         named = {key: facts.text.get(key, facts.config.get(key)) for key in keys}
-        write({k: v for k, v in named.items() if v is not None}, folder / "generation_config.json")
+        write_json(
+            {k: v for k, v in named.items() if v is not None}, folder / "generation_config.json"
+        )
     return copied
-
-
-def write(value: object, path: Path) -> None:
-    """Write a value as JSON."""
-    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    path.write_text(text, encoding="utf-8", newline="\n")

@@ -8,11 +8,12 @@ from typing import Any
 
 import onnx_ir as ir
 
+from surgery.answer.trusted import PARTS
 from surgery.base.errors import PackageError
 from surgery.base.files import MANIFEST_BYTES, read_json
 from surgery.base.tokens import PICTURE_TOKENS, TEMPLATE, Tokens, misnamed
 from surgery.verify.finding import Finding, same
-from surgery.verify.opened import PARTS, Opened, port
+from surgery.verify.opened import Opened, port
 
 TRANSFORMS = ("DecodeImage", "Resize", "Rescale", "Normalize", "PatchImage")
 """Steps that the picture processor must have, in this order."""

@@ -17,9 +17,10 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 
+from surgery.answer.trusted import PARTS
 from surgery.base.errors import first_line
 from surgery.verify.finding import Finding, close
-from surgery.verify.opened import PARTS, Opened, port
+from surgery.verify.opened import Opened, port
 
 Array = npt.NDArray[Any]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from surgery.answer.pytorch import PyTorch
-from surgery.answer.runtime import Runtime
+from surgery.answer.pytorch import Answer, Asked, PyTorch
+from surgery.answer.runtime import Prompt, Runtime
 from surgery.base.errors import PackageError
 from surgery.verify.finding import Finding, close
 from surgery.verify.opened import QUANTIZED, Opened
@@ -66,6 +66,33 @@ def compare(package: Opened, runtime: Runtime, pytorch: PyTorch, count: int) -> 
     pictures = [runtime.sizing.apply(picture) for picture in sample(runtime.sizing, count)]
     asked = pytorch.prompt(QUESTION, pictures)
     prompt = runtime.prompt(runtime.ask(QUESTION, count), pictures)
+    both = followed(what, runtime, prompt, pytorch, asked)
+    if isinstance(both, Finding):
+        return both
+    logits, answer = both
+    steps = abs(logits - answer.logits).max(axis=-1)
+    scale = float(abs(answer.logits).max())
+    tolerance = TOLERANCE[package.precision]
+    if may_choose_otherwise(package):
+        return with_experts(what, steps, scale, tolerance)
+    return close(what, float(steps.max()), scale, tolerance)
+
+
+def followed(
+    what: str, runtime: Runtime, prompt: Prompt, pytorch: PyTorch, asked: Asked
+) -> tuple[np.ndarray, Answer] | Finding:
+    """The package's logits `[STEPS, V]` along PyTorch's own answer, and that answer.
+
+    Args:
+        what: what is compared, for a finding.
+        runtime: the package.
+        prompt: for it.
+        pytorch: the checkpoint.
+        asked: the same prompt, for it.
+
+    Returns:
+        A finding where the two cannot be compared: other tokens in, or logits of another number.
+    """
     if not np.array_equal(asked.ids, prompt.ids):
         problem = f"prompt of {prompt.length} tokens, PyTorch has {len(asked.ids)} others"
         return Finding(what, problem=problem)
@@ -74,12 +101,7 @@ def compare(package: Opened, runtime: Runtime, pytorch: PyTorch, count: int) -> 
     if logits.shape != answer.logits.shape:
         problem = f"{logits.shape[1]} logits, PyTorch has {answer.logits.shape[1]}"
         return Finding(what, problem=problem)
-    steps = abs(logits - answer.logits).max(axis=-1)
-    scale = float(abs(answer.logits).max())
-    tolerance = TOLERANCE[package.precision]
-    if may_choose_otherwise(package):
-        return with_experts(what, steps, scale, tolerance)
-    return close(what, float(steps.max()), scale, tolerance)
+    return logits, answer
 
 
 def with_experts(what: str, steps: np.ndarray, scale: float, tolerance: float) -> Finding:

@@ -8,13 +8,11 @@ from typing import Any
 
 import onnx_ir as ir
 
-from surgery.answer.trusted import read_package, takes_pictures
+from surgery.answer.trusted import parts_of, read_package, takes_pictures
 from surgery.base.errors import PackageError
 from surgery.base.files import Fields
 from surgery.engine import loading
 
-PARTS = ("vision", "embedding", "decoder")
-"""The graphs of a package with pictures."""
 QUANTIZED = "int4", "int8"
 """Precisions of packages with quantized weights."""
 
@@ -44,7 +42,7 @@ class Opened:
     @property
     def parts(self) -> tuple[str, ...]:
         """The graphs that the package has."""
-        return PARTS if self.pictured else ("decoder",)
+        return parts_of(self.config)
 
     @cached_property
     def processor(self) -> dict[str, Any]:

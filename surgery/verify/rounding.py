@@ -18,9 +18,10 @@ import onnx_ir as ir
 
 import quant
 from quant.blocks import unpack as unpack_codes
+from surgery.answer.trusted import PARTS
 from surgery.rewrite.weights import numbers
 from surgery.verify.finding import Finding
-from surgery.verify.opened import PARTS, Opened
+from surgery.verify.opened import Opened
 
 PACKED = {
     "MatMulNBits": ((1, 2, 3),),

@@ -14,11 +14,10 @@ from surgery.answer.text_runtime import TextRuntime
 from surgery.base.errors import PackageError
 from surgery.verify.finding import Finding, close
 from surgery.verify.graphs import Array, RunError, Session, dtype, tolerance
-from surgery.verify.logits import TOLERANCE
-from surgery.verify.opened import Opened
+from surgery.verify.logits import STEPS, TOLERANCE, followed
+from surgery.verify.opened import QUANTIZED, Opened
 
 QUESTIONS = ("What is the capital of France?", "Write a program.", "1, 2, 3, 4,")
-STEPS = 8
 LENGTH, SPLIT = 8, 5
 """Tokens that the graph reads at once, and those before it goes on one by one."""
 
@@ -138,21 +137,19 @@ def check_text_logits(
 def compare(package: Opened, runtime: TextRuntime, pytorch: PyTorch, question: str) -> Finding:
     """Both on one question."""
     what = f"logits, {question!r}"
-    asked, prompt = pytorch.prompt(question), runtime.prompt(runtime.ask(question))
-    if not np.array_equal(asked.ids, prompt.ids):
-        problem = f"prompt of {prompt.length} tokens, PyTorch has {len(asked.ids)} others"
-        return Finding(what, problem=problem)
-    answer = pytorch.generate(asked, STEPS, stop=False)
-    logits = runtime.follow(prompt, answer.tokens)
-    if logits.shape != answer.logits.shape:
-        problem = f"{logits.shape[1]} logits, PyTorch has {answer.logits.shape[1]}"
-        return Finding(what, problem=problem)
+    prompt = runtime.prompt(runtime.ask(question))
+    both = followed(what, runtime, prompt, pytorch, pytorch.prompt(question))
+    if isinstance(both, Finding):
+        return both
+    logits, answer = both
     equal = int((logits.argmax(-1) == answer.tokens).sum())
     tokens = f"{equal} of {len(answer.tokens)} tokens equal"
     precision = package.precision
-    most = TOLERANCE[precision] if precision in ("fp32", "fp16") else float("inf")
+    judged = precision not in QUANTIZED
     scale = float(abs(answer.logits).max())
+    most = TOLERANCE[precision] if judged else float("inf")
     found = close(what, float(abs(logits - answer.logits).max()), scale, most)
     if precision == "fp32" and equal < len(answer.tokens) and not found.problem:
         return Finding(what, problem=f"{found.note}, {tokens}")
-    return Finding(what, found.note and f"{found.note}, {tokens}", found.problem)
+    words = tokens if judged else f"{tokens}; not judged, the weights are quantized"
+    return Finding(what, found.note and f"{found.note}, {words}", found.problem)

@@ -151,7 +151,7 @@ def product(tmp_path_factory):
 
 
 def test_a_process_maps_its_weights(product):
-    """Its own memory grows by less than a tenth of what it grows by without packed copies."""
+    """Its own memory grows by less than a quarter of what it grows by without packed copies."""
     grown, sums = [], []
     for path in product:
         command = [sys.executable, "-c", LOAD, str(path), str(K)]

@@ -10,12 +10,12 @@ import onnx_ir as ir
 from surgery.match.fixed_cache import Write, read_writes, written
 from surgery.match.heads import flat, merged, split
 from surgery.match.layout import Heads, heads_of
-from surgery.passes.attention.group_query_attention import lengths
-from surgery.rewrite.builder import Builder, replace
+from surgery.passes.attention.group_query_attention import alike, check_widths, fuse, lengths
+from surgery.rewrite.builder import Builder
 from surgery.rewrite.contract import NodePass
 from surgery.rewrite.matcher import Matcher
 
-INT64, INT32 = ir.DataType.INT64, ir.DataType.INT32
+INT64 = ir.DataType.INT64
 
 
 @dataclass(frozen=True)
@@ -100,10 +100,7 @@ class FixedCache(NodePass[Filled]):
         m.check(own == 0, "no causality of its own beside the mask", own)
         q, heads = split(query, m)
         key_rows, value_rows = rows(keys.new, m), rows(values.new, m)
-        widths = [x.shape[-1] if x.shape is not None else None for x in (query, key, value)]
-        m.check(len(set(map(str, widths))) == 1, "values as wide as keys", widths)
-        even = isinstance(widths[0], int) and widths[0] % 8 == 0
-        m.check(even, "a head width that is a multiple of 8", widths[0])
+        check_widths((query, key, value), m)
         end = merged(node.outputs[0], m)
         pair = keys.positions, mask
         if pair not in self.caches:
@@ -134,12 +131,7 @@ class FixedCache(NodePass[Filled]):
         }
         if found.softcap:
             attributes["softcap"] = found.softcap
-        fused = add.node(
-            "GroupQueryAttention", inputs, attributes, domain="com.microsoft", outputs=3
-        )
-        for new, old in zip(fused.outputs, (found.end, *found.presents), strict=True):
-            new.type, new.shape = ir.TensorType(old.dtype or ir.DataType.FLOAT), old.shape
-            replace(old, new)
+        fuse(inputs, attributes, (found.end, *found.presents), add)
 
 
 def rows(new: ir.Value, m: Matcher) -> Heads:
@@ -175,11 +167,4 @@ def filled(found: Filled, refuse_left: bool, add: Builder) -> tuple[ir.Value, ir
             mask = add("Cast", [mask], {"to": INT64}, dtype=INT64, shape=mask.shape)
         part = add("Slice", [mask, zero, total, one], dtype=mask.dtype, shape=(batch, None))
         return lengths(part, refuse_left, add)
-    total = add("Cast", [total], {"to": INT32}, dtype=INT32, shape=(1,))
-    last = add("Sub", [total, add.constant(np.array(1, np.int32), "one_int32")], like=total)
-    axis = {"start": 0, "end": 1}
-    batch = found.keys.past.shape[0] if found.keys.past.shape is not None else None
-    count = add("Shape", [found.keys.past], axis, dtype=INT64, shape=(1,))
-    last = add("Expand", [last, count], dtype=INT32, shape=(batch,))
-    axes = add.constant(np.array([0], np.int64), "axis_0")
-    return last, add("Squeeze", [total, axes], dtype=INT32, shape=())
+    return alike(total, found.keys.past, add)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,10 +80,7 @@ class GroupQueryAttention(NodePass[Grouped]):
         q, heads = split(query, m)
         k, kv_heads = split(new_key, m)
         v, _ = split(new_value, m)
-        widths = [x.shape[-1] if x.shape is not None else None for x in (query, key, value)]
-        m.check(len(set(map(str, widths))) == 1, "values as wide as keys", widths)
-        even = isinstance(widths[0], int) and widths[0] % 8 == 0
-        m.check(even, "a head width that is a multiple of 8", widths[0])
+        check_widths((query, key, value), m)
         softcap = node.attributes.get_float("softcap", 0.0)
         own = node.attributes.get_int("is_causal", 0)
         m.check(own == 0, "no causality of its own beside the mask", own)
@@ -132,13 +130,28 @@ class GroupQueryAttention(NodePass[Grouped]):
             attributes["softcap"] = found.softcap
         if found.mask.window is not None:
             attributes["local_window_size"] = found.mask.window
-        fused = add.node(
-            "GroupQueryAttention", inputs, attributes, domain="com.microsoft", outputs=3
-        )
-        olds = (found.end, found.present_key, found.present_value)
-        for new, old in zip(fused.outputs, olds, strict=True):
-            new.type, new.shape = ir.TensorType(old.dtype or ir.DataType.FLOAT), old.shape
-            replace(old, new)
+        fuse(inputs, attributes, (found.end, found.present_key, found.present_value), add)
+
+
+def check_widths(heads: Sequence[ir.Value], m: Matcher) -> None:
+    """Queries, keys and values must have one width that onnxruntime's op takes."""
+    widths = [x.shape[-1] if x.shape is not None else None for x in heads]
+    m.check(len(set(map(str, widths))) == 1, "values as wide as keys", widths)
+    even = isinstance(widths[0], int) and widths[0] % 8 == 0
+    m.check(even, "a head width that is a multiple of 8", widths[0])
+
+
+def fuse(
+    inputs: Sequence[ir.Value],
+    attributes: dict[str, object],
+    olds: Sequence[ir.Value],
+    add: Builder,
+) -> None:
+    """Add the node; its outputs take the places of a result and of the two presents, in order."""
+    fused = add.node("GroupQueryAttention", inputs, attributes, domain="com.microsoft", outputs=3)
+    for new, old in zip(fused.outputs, olds, strict=True):
+        new.type, new.shape = ir.TensorType(old.dtype or ir.DataType.FLOAT), old.shape
+        replace(old, new)
 
 
 def concatenated(value: ir.Value | None, m: Matcher) -> tuple[ir.Value, ir.Value]:
@@ -192,11 +205,23 @@ def whole_lengths(found: Grouped, add: Builder) -> tuple[ir.Value, ir.Value]:
 
     past = size(found.past_key, 2)
     total = add("Add", [past, size(found.query, 1)], like=past)
-    total = add("Cast", [total], {"to": ir.DataType.INT32}, dtype=ir.DataType.INT32, shape=(1,))
-    batch = size(found.query, 0)
-    one = add.constant(np.array(1, np.int32), "one_int32")
-    last = add("Sub", [total, one], like=total)
-    rows = found.query.shape[0] if found.query.shape is not None else None
-    last = add("Expand", [last, batch], dtype=ir.DataType.INT32, shape=(rows,))
+    return alike(total, found.query, add)
+
+
+def alike(total: ir.Value, of: ir.Value, add: Builder) -> tuple[ir.Value, ir.Value]:
+    """`seqlens_k` and T, both int32, where every row has T valid positions.
+
+    Args:
+        total: T, int64 `[1]`.
+        of: anything with the batch as its first axis.
+        add: adds the nodes.
+    """
+    int32 = ir.DataType.INT32
+    total = add("Cast", [total], {"to": int32}, dtype=int32, shape=(1,))
+    axis = {"start": 0, "end": 1}
+    batch = add("Shape", [of], axis, dtype=ir.DataType.INT64, shape=(1,))
+    last = add("Sub", [total, add.constant(np.array(1, np.int32), "one_int32")], like=total)
+    rows = of.shape[0] if of.shape is not None else None
+    last = add("Expand", [last, batch], dtype=int32, shape=(rows,))
     axes = add.constant(np.array([0], np.int64), "axis_0")
-    return last, add("Squeeze", [total, axes], dtype=ir.DataType.INT32, shape=())
+    return last, add("Squeeze", [total, axes], dtype=int32, shape=())

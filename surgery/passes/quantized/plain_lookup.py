@@ -11,6 +11,8 @@ from surgery.rewrite.builder import Builder, replace
 from surgery.rewrite.contract import NodePass
 from surgery.rewrite.matcher import Matcher
 
+AXES = ("gather", 0), ("quantize", 1)
+"""What the op's attributes of axes begin with, and their defaults."""
 MIDDLE = 128
 """The code that stands for 0 in a table without zero points."""
 
@@ -101,7 +103,3 @@ class PlainLookup(NodePass[Lookup]):
         shape = ints(0, 0, found.width)
         out = add("Reshape", [scaled, shape], dtype=dtype, shape=(b, s, found.width))
         replace(node.outputs[0], out)
-
-
-AXES = ("gather", 0), ("quantize", 1)
-"""Attributes of the op, and their defaults."""

@@ -27,6 +27,7 @@ class InputNames(Pass):
 
         Args:
             names: new name by old name.
+            expect: number of inputs that the pass must find; None for any number.
         """
         super().__init__(expect=expect)
         self.names = dict(names)

@@ -14,7 +14,14 @@ from surgery.rewrite.matcher import Matcher
 
 @dataclass(frozen=True)
 class Parts:
-    """The two inputs of a decoder, and the levels that the second is split into."""
+    """The two inputs of a decoder, and the levels that the second is split into.
+
+    Attributes:
+        embeds: `[B, S, H]`.
+        features: `[B, S, D * H]`.
+        width: H.
+        levels: D of `[B, S, H]`.
+    """
 
     embeds: ir.Value
     features: ir.Value
