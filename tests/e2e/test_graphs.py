@@ -10,7 +10,8 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from surgery.verify.opened import PARTS, Opened
+from surgery.answer.trusted import PARTS
+from surgery.verify.opened import Opened
 
 GRIDS = (
     [[1, 2, 2]],
