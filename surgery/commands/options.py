@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import fields, replace
 
-from surgery.engine.options import DTYPES, PRECISIONS, PRESETS, RUNTIMES, Options
+from surgery.engine.options import CACHES, DTYPES, PRECISIONS, PRESETS, RUNTIMES, Options
 from surgery.engine.targets import TARGETS
 
 DEFAULTS = Options()
@@ -52,6 +52,14 @@ def add_options(p: argparse.ArgumentParser) -> None:
         default=DEFAULTS.head_bits,
         help="bits of a quantized weight in the output head, and in the embedding table if it is "
         "tied to the head (default: %(default)s)",
+    )
+    p.add_argument(
+        "--kv-cache",
+        "--kv_cache",
+        choices=CACHES,
+        default=DEFAULTS.kv_cache,
+        help="how past keys and values are stored; int8 takes a quarter of the memory, and a few "
+        "minutes before the build to measure their ranges (default: %(default)s)",
     )
     p.add_argument(
         "--hidden-states",

@@ -14,6 +14,7 @@ from surgery.calibrate.plan import Plan, in_eight_bits, kept
 from surgery.engine.checkpoint import Checkpoint, read_manifest
 from surgery.engine.options import Options, Settings
 from surgery.match.products import linear
+from surgery.passes.attention.quantized_cache import Ranges
 
 TABLE = "model.language_model.embed_tokens.weight"
 """The embedding table, which is also the head of a tied checkpoint."""
@@ -31,9 +32,11 @@ class Facts(Settings, Checkpoint):
 
     Attributes:
         tower: the formats of the vision graph's linear weights, where they are quantized.
+        cache_ranges: the largest past keys and values, where these are stored in 8 bits.
     """
 
     tower: Plan | None = field(default=None, kw_only=True)
+    cache_ranges: Ranges | None = field(default=None, kw_only=True)
 
     @classmethod
     def load(cls, raw: Path, options: Options) -> Facts:

@@ -22,6 +22,8 @@ PRECISIONS = {**DTYPES, "int8": ir.DataType.FLOAT}
 GENAI, TRANSFORMERS_JS = "onnxruntime-genai", "transformers.js"
 RUNTIMES = GENAI, TRANSFORMERS_JS
 """The programs that a package can be made for."""
+CACHES = "float", "int8"
+"""How past keys and values are stored: in the dtype of the decoder, or in 8 bits."""
 LONGEST = 1 << 20
 """Longest context: four times the longest that a Qwen-VL model was trained for."""
 WIDEST = 1 << 14
@@ -70,6 +72,7 @@ class Options:
     block_size: int = 128
     symmetric: bool = False
     head_bits: int = 8
+    kv_cache: str = "float"
     hidden_states: bool = False
     strip: bool = False
 
@@ -98,12 +101,15 @@ class Options:
             ("--text-precision", self.text_precision, ("int4", *DTYPES)),
             ("--for", self.runtime, RUNTIMES),
             ("--preset", self.preset, PRESETS),
+            ("--kv-cache", self.kv_cache, CACHES),
         )
         for option, word, known in choices:
             if word not in known:
                 raise UserError(f"{option} {word}: must be one of {', '.join(known)}.")
         if self.runtime == TRANSFORMERS_JS:
             self.check_browser()
+        if self.quantized_cache:
+            self.check_cache()
         if self.calibrate is not None and not (
             self.text_precision == "int4" and PRESETS[self.preset].calibrated
         ):
@@ -127,6 +133,24 @@ class Options:
             raise UserError(
                 f"--for {self.runtime} --image-size {self.image_size}: its processor chooses the "
                 f"size of each picture. Leave --image-size out."
+            )
+
+    @property
+    def quantized_cache(self) -> bool:
+        """Whether past keys and values are stored in 8 bits."""
+        return self.kv_cache == "int8"
+
+    def check_cache(self) -> None:
+        """Refuse an 8-bit cache where onnxruntime has no kernel that reads it.
+
+        Raises:
+            UserError: the message names the option.
+        """
+        known = self.execution_provider == "cpu" and self.runtime == GENAI
+        if not known or self.text_precision == "fp16":
+            raise UserError(
+                f"--kv-cache {self.kv_cache}: for packages for {GENAI} on a CPU whose decoder "
+                f"computes in float32. Use -e cpu with -t int4 or -t fp32, or leave it out."
             )
 
     def data(self) -> dict[str, Any]:

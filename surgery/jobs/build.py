@@ -24,6 +24,7 @@ from surgery.engine.recipes.qwen_vl import RECIPES
 from surgery.engine.selection import EVERYTHING, Selection
 from surgery.jobs import quantization
 from surgery.jobs.browser import write_browser
+from surgery.jobs.cache import with_ranges
 from surgery.jobs.calibrate import calibrated
 from surgery.package import transformers_js
 from surgery.package.card import model_card
@@ -78,7 +79,7 @@ def build(
     inputs = facts.raw, facts.checkpoint, facts.weights
     facts.check_unchanged()
     told = check_configurations(facts)
-    facts = planned(facts)
+    facts = with_ranges(planned(facts), rounded)
     plans: dict[str, Plan] = {}
 
     def hear(record: runner.Record, words: str) -> None:

@@ -14,6 +14,7 @@ from surgery.passes.attention.multi_head_attention import MultiHeadAttention
 from surgery.passes.attention.packed_attention import PackedAttention
 from surgery.passes.attention.plain_attention import PlainAttention
 from surgery.passes.attention.qkv_split import QkvSplit
+from surgery.passes.attention.quantized_cache import QuantizedCache
 from surgery.passes.attention.row_guard import RowGuard
 from surgery.passes.mlp.bias_gelu import BiasGelu
 from surgery.passes.mlp.gelu import Gelu
@@ -127,6 +128,7 @@ __all__ = [
     "PlainLookup",
     "PositionLimit",
     "QkvSplit",
+    "QuantizedCache",
     "ReshapeChain",
     "RightWeight",
     "RmsNorm",

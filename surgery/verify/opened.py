@@ -105,6 +105,12 @@ class Opened:
         return "fp16" if ir.DataType.FLOAT16 in to else "fp32"
 
     @cached_property
+    def quantized_cache(self) -> bool:
+        """Whether past keys and values are stored in 8 bits."""
+        inputs = self.graphs["decoder"].graph.inputs
+        return any(value.dtype == ir.DataType.INT8 for value in inputs)
+
+    @cached_property
     def grid(self) -> tuple[int, int, int] | None:
         """The grid of a package built for one picture size, or None if any size works."""
         pixels = port(self.graphs["vision"], self.model["vision"]["inputs"]["pixel_values"])

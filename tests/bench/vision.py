@@ -1,11 +1,12 @@
 """The vision tower of finished packages beside PyTorch's, on one picture of several sizes.
 
-    python tests/bench/vision.py WORK [--model 2B] [--sides 24 48 64] [--rounds 3]
+    python tests/bench/vision.py WORK [--model 2B] [--sides 24 48 64] [--rounds 3] [--skip NAME]
 
 A checkpoint of random weights in a published shape is made once, in bfloat16. From it come a
 package as built by default (weights stay bfloat16, products are float32) and one with `-p int8`.
 PyTorch runs the tower of transformers with `attn_implementation="sdpa"`, in float32 and in
-bfloat16, without gradients.
+bfloat16, without gradients. "Bare products" are the tower's matrix products alone, in float32 by
+PyTorch, without weights to read, norms or softmax: what is left to gain at that precision.
 
 Each round runs the contenders in turn, each in a fresh process on all cores: one picture of
 side x side patches to warm up, then once more. The table has medians of the seconds, and how
@@ -64,6 +65,22 @@ def forward(pixels, grid):
     with torch.inference_mode():
         tower(torch.from_numpy(pixels).to(dtype), grid_thw=torch.from_numpy(grid))
 """
+BARE = """
+import torch
+config = json.load(open(path + "/config.json"))["vision_config"]
+width, inner, heads = (config[k] for k in ("hidden_size", "intermediate_size", "num_heads"))
+layers = [torch.randn(a, b) for a, b in ((width, 3 * width), (width, width), (width, inner))]
+def forward(pixels, grid):
+    x, up = torch.randn(len(pixels), width), torch.randn(len(pixels), inner)
+    for _ in range(config["depth"]):
+        for layer in layers:
+            x @ layer
+        up @ layers[2].T
+        for side in grid[:, 1]:
+            q = torch.randn(heads, side * side, width // heads)
+            for head in q:
+                (head @ head.T) @ head
+"""
 MEASURE = """
 times = []
 for picture in [[side] for side in sides] + [sides]:
@@ -83,6 +100,7 @@ def main() -> None:
     p.add_argument("--model", choices=MODELS, default="2B")
     p.add_argument("--sides", type=int, nargs="+", default=[24, 48, 64], help="patches a side")
     p.add_argument("--rounds", type=int, default=3)
+    p.add_argument("--skip", action="append", default=[], help="part of a contender's name")
     args = p.parse_args()
     work = args.work.resolve()
     if not (work / "checkpoint").exists():
@@ -92,12 +110,15 @@ def main() -> None:
         run([sys.executable, "-m", *words], work)
     contenders = {BASE: (PYTORCH, work / "checkpoint", "float32")}
     contenders["PyTorch, bfloat16"] = (PYTORCH, work / "checkpoint", "bfloat16")
+    contenders["bare products"] = (BARE, work / "checkpoint", "")
     for name, options in (("ours, default", []), ("ours, -p int8", ["-p", "int8"])):
         package = work / name.replace(" ", "-")
         if not package.exists():
             words = [sys.executable, "-m", "surgery", "-i", str(work / "raw"), "-o", str(package)]
             run([*words, *options], work)
         contenders[name] = (ONNXRUNTIME, *graph(package))
+    for name in [name for name in contenders if any(word in name for word in args.skip)]:
+        del contenders[name]
     rounds: dict[str, list[tuple[list[float], float]]] = {name: [] for name in contenders}
     for turn in range(args.rounds):
         for name, (code, path, extra) in contenders.items():

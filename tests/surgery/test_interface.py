@@ -28,7 +28,8 @@ NAMES = {
 PASSES = {
     *("Attention", "FixedCache", "FoldedAttention", "GroupQueryAttention", "MultiHeadAttention"),
     "PackedAttention",
-    *("AttentionBias", "AttentionHeads", "PlainAttention", "QkvSplit", "RowGuard"),
+    *("AttentionBias", "AttentionHeads", "PlainAttention", "QkvSplit", "QuantizedCache"),
+    "RowGuard",
     *("BiasGelu", "Gelu", "LayerScale", "MixtureOfExperts", "Silu"),
     *("HeadNorm", "LayerNorm", "RmsNorm", "SkipBias", "SkipLayerNorm", "SkipRmsNorm"),
     *("HiddenStates", "LastLogits"),

@@ -39,6 +39,7 @@ from surgery.passes import (
     PlainLookup,
     PositionLimit,
     QkvSplit,
+    QuantizedCache,
     ReshapeChain,
     RmsNorm,
     Rotary,
@@ -164,6 +165,12 @@ DECODER: Recipe[Facts] = (
         },
         expect=lambda f: f.fused_experts,
         when=lambda f: f.quantized_experts,
+    ),
+    Step(
+        QuantizedCache,
+        lambda f: {"ranges": f.cache_ranges or {}},
+        expect=lambda f: f.layers,
+        when=lambda f: f.cache_ranges is not None,
     ),
     Step(
         FusedTranspose,
