@@ -18,12 +18,20 @@ from quant.budget import Choice, Spent, spend
 from quant.compensation import gptq, gptq_definition
 from quant.definition import quantize
 from quant.descent import descend
-from quant.errors import OutputError, WeightError, output_error, weight_error
+from quant.errors import (
+    BlockError,
+    OutputError,
+    WeightError,
+    output_error,
+    weight_error,
+    worst_blocks,
+)
 from quant.hessian import Factor, Hessian, factor
 from quant.rows import quantize_parallel, quantize_rows
 from quant.weighted import search, search_block
 
 __all__ = [
+    "BlockError",
     "BlockFormat",
     "Blocks",
     "Choice",
@@ -47,4 +55,5 @@ __all__ = [
     "spend",
     "unpack",
     "weight_error",
+    "worst_blocks",
 ]

@@ -11,7 +11,14 @@ import numpy.typing as npt
 
 from quant.blocks import Blocks, dequantize
 
-__all__ = ["OutputError", "WeightError", "output_error", "weight_error"]
+__all__ = [
+    "BlockError",
+    "OutputError",
+    "WeightError",
+    "output_error",
+    "weight_error",
+    "worst_blocks",
+]
 
 # Weights compared at a time: bounds the memory to a few MB.
 _PIECE = 1 << 18
@@ -133,3 +140,53 @@ def output_error(
             max(0.0, float(np.einsum("nk,nk->", original @ h, original, dtype=np.float64))),
         )
     return total
+
+
+@dataclass(frozen=True)
+class BlockError:
+    """What one block adds to the error of an output.
+
+    Attributes:
+        row: of the matrix.
+        block: number of the block in its row.
+        share: of what all blocks of the matrix add, each by itself: 0 to 1.
+    """
+
+    row: int
+    block: int
+    share: float
+
+
+def worst_blocks(
+    weight: npt.NDArray[Any], blocks: Blocks, hessian: npt.NDArray[Any], count: int = 3
+) -> tuple[BlockError, ...]:
+    """The blocks whose own errors weigh most in the output, those that weigh most first.
+
+    A block with error e and columns b adds e @ H[b, b] @ e by itself; what errors of two blocks
+    compensate, or add up to, between them is left out.
+
+    Args:
+        weight: float [N, K], any dtype that converts to float32.
+        blocks: its quantized form.
+        hessian: as for `output_error`.
+        count: how many blocks to name; fewer where fewer have an error.
+    """
+    h, size = hessian.astype(np.float32, copy=False), blocks.format.block
+    added = np.zeros((blocks.n, -(-blocks.k // size)))
+    step = max(1, 16 * _PIECE // blocks.k)
+    for start in range(0, blocks.n, step):
+        original = weight[start : start + step].astype(np.float32)
+        error = original - dequantize(blocks.rows(start, start + step))
+        for block in range(added.shape[1]):
+            columns = slice(block * size, (block + 1) * size)
+            part = error[:, columns]
+            own = np.einsum("nk,nk->n", part @ h[columns, columns], part, dtype=np.float64)
+            added[start : start + step, block] = np.maximum(own, 0)
+    total = float(added.sum())
+    order = np.argsort(-added, axis=None, kind="stable")[:count]
+    places = [divmod(int(place), added.shape[1]) for place in order]
+    return tuple(
+        BlockError(row, block, float(added[row, block]) / total)
+        for row, block in places
+        if added[row, block] > 0
+    )

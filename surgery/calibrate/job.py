@@ -208,8 +208,10 @@ def decide(
     rows = []
     for one in single:
         choice = chosen[one.name]
-        error = None if choice.format is None else relative(one, choice.format)
-        rows.append(plans.row(one.name, one.shape, choice, error))
+        form = choice.format
+        error = None if form is None else relative(one, form)
+        worst = () if form is None else one.candidates[form].worst
+        rows.append(plans.row(one.name, one.shape, choice, error, worst))
     return Plan(
         formats={name: choice.format for name, choice in chosen.items()},
         rows=tuple(rows),

@@ -44,6 +44,8 @@ class Row:
         loss: what the chosen format is estimated to cost, in nats a token where it was measured.
         error: error of the product's output over the output, both as root mean squares; None
             where no calibration measured it.
+        worst: blocks whose own errors weigh most in that of the output; none were measured
+            without a calibration.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Row:
     nbytes: int
     loss: float
     error: float | None = None
+    worst: tuple[quant.BlockError, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -255,8 +258,14 @@ def in_eight_bits(products: Sequence[Product], scales: ir.DataType = ir.DataType
     return Plan(formats, rows, total_bits(sizes, chosen))
 
 
-def row(name: str, shape: tuple[int, int], choice: quant.Choice, error: float | None = None) -> Row:
+def row(
+    name: str,
+    shape: tuple[int, int],
+    choice: quant.Choice,
+    error: float | None = None,
+    worst: tuple[quant.BlockError, ...] = (),
+) -> Row:
     """The row of a choice."""
     form = choice.format
     bits, block = (None, None) if form is None else (form.bits, form.block)
-    return Row(name, shape, bits, block, choice.nbytes, choice.loss, error)
+    return Row(name, shape, bits, block, choice.nbytes, choice.loss, error, worst)

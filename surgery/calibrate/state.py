@@ -17,13 +17,13 @@ import json
 import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
-from quant import BlockFormat
+from quant import BlockError, BlockFormat
 from surgery.base.console import announce
 from surgery.base.errors import OutputError
 from surgery.calibrate.pieces import Array
@@ -174,8 +174,8 @@ class Kept:
         if stack > 1:
             forms = [BlockFormat(4, int(data["block"]), self.symmetric)]
         candidates = {
-            form: Candidate(None, float(error), form.nbytes(n, k, self.scales))
-            for form, error in zip(forms, data["errors"], strict=True)
+            form: Candidate(None, float(error), form.nbytes(n, k, self.scales), blocks(worst))
+            for form, error, worst in zip(forms, data["errors"], data["worst"], strict=True)
         }
         return Measured(
             str(data["name"]),
@@ -215,8 +215,16 @@ def figures(one: Measured) -> dict[str, Any]:
         "share": one.share,
         "loss": one.loss,
         "errors": [candidate.error for candidate in one.candidates.values()],
+        "worst": [[*map(asdict, candidate.worst)] for candidate in one.candidates.values()],
         **({"stack": one.stack, "own": one.own, "block": base.block} if one.stack > 1 else {}),
     }
+
+
+def blocks(data: Sequence[Mapping[str, Any]]) -> tuple[BlockError, ...]:
+    """Blocks that weigh most, from plain data."""
+    return tuple(
+        BlockError(int(one["row"]), int(one["block"]), float(one["share"])) for one in data
+    )
 
 
 def read_batches(path: Path) -> tuple[list[Batch], Batch]:

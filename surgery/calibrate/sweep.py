@@ -35,11 +35,13 @@ class Candidate:
         blocks: its codes and scales; None once they were handed on.
         error: mean squared error of the product's output.
         nbytes: bytes of codes, scales and zero points.
+        worst: blocks whose own errors weigh most in the output.
     """
 
     blocks: quant.Blocks | None
     error: float
     nbytes: int
+    worst: tuple[quant.BlockError, ...] = ()
 
 
 @dataclass
@@ -139,7 +141,8 @@ def candidates(
             blocks = quant.gptq(weight, factor, form, scales_dtype=scales_dtype)
             blocks = quant.descend(weight, blocks, hessian, damping=factor.damping, sweeps=DESCENT)
         error = quant.output_error(weight, blocks, hessian).squared_error
-        found[form] = Candidate(blocks, error, blocks.nbytes)
+        worst = quant.worst_blocks(weight, blocks, hessian)
+        found[form] = Candidate(blocks, error, blocks.nbytes, worst)
     return found
 
 

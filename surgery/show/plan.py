@@ -67,5 +67,9 @@ def text(weight: dict[str, Any]) -> str:
     ]
     if weight["error"] is not None:
         parts.append(f"output error {weight['error']:.2%}")
+    if weight["worst"]:
+        block = weight["worst"][0]
+        place = f"row {block['row']:,}, block {block['block']:,}"
+        parts.append(f"worst block {place}: {block['share']:.2%} of the error")
     parts.append(f"{weight['share']:.1%} of the loss")
     return ", ".join(parts)

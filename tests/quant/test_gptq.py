@@ -21,6 +21,7 @@ from quant import (
     quantize,
     search,
     unpack,
+    worst_blocks,
 )
 
 
@@ -162,6 +163,27 @@ def test_output_error_is_the_trace() -> None:
     assert parts.squared_error == pytest.approx(found.squared_error, rel=1e-5)
     with pytest.raises(ValueError, match=r"Hessian \(49, 49\) differ"):
         output_error(weight, blocks, h[:49, :49])
+
+
+def test_the_worst_blocks_are_those_with_the_largest_own_error() -> None:
+    """A block that was spoilt comes first; shares of all blocks add up to 1."""
+    weight, h = layer(30, 50)
+    blocks = quantize(weight, BlockFormat(4, 16))
+    blocks.scales[7, 2] *= 3
+    error = weight.astype(np.float64) - dequantize(blocks)
+    own = np.zeros((30, 4))
+    for block in range(4):
+        part = slice(16 * block, 16 * (block + 1))
+        own[:, block] = np.einsum("nk,kl,nl->n", error[:, part], h[part, part], error[:, part])
+    found = worst_blocks(weight, blocks, h, 5)
+    assert (found[0].row, found[0].block) == (7, 2)
+    assert [one.share for one in found] == pytest.approx(
+        np.sort(own, axis=None)[::-1][:5] / own.sum(), rel=1e-3
+    )
+    every = worst_blocks(weight, blocks, h, 1000)
+    assert sum(one.share for one in every) == pytest.approx(1)
+    exact = np.zeros((4, 32), np.float32)
+    assert worst_blocks(exact, quantize(exact, BlockFormat(4, 16)), h[:32, :32]) == ()
 
 
 def test_messages() -> None:

@@ -48,7 +48,8 @@ def test_the_page_shows_the_format_of_every_weight(page: Path) -> None:
 def test_a_plan_without_layers_or_losses_is_drawn_or_left_out() -> None:
     """A weight in float, and one that no loss was estimated for."""
     row = {"name": "model.layers.0.mlp.up_proj.weight", "shape": [8, 4], "bits": None,
-           "block": None, "nbytes": 0, "loss": 0.0, "error": None, "share": 0.0}  # fmt: skip
+           "block": None, "nbytes": 0, "loss": 0.0, "error": None, "worst": [],
+           "share": 0.0}  # fmt: skip
     data = {"bits": 4.5, "measured": True, "loss": 0.0, "weights": [row]}
     found = plan(data)
     assert found is not None and found["rows"][0]["cells"][0]["kind"] == "float"
