@@ -219,7 +219,7 @@ def factor(
     dead, the Hessian counts as the identity.
 
     Time K**3 / 3 multiplications in float64. Memory: the float64 copy that is factored in place,
-    the float32 result, and a panel; 12 bytes for each of K*K at the peak.
+    whose first half becomes the float32 result, and a panel; 8 bytes for each of K*K at the peak.
 
     Args:
         hessian: float32 or float64 [K, K], symmetric.
@@ -266,9 +266,24 @@ def factor(
                     f"factor: Hessian is not positive definite even with {damping / 10:g} of its "
                     "mean diagonal added; it is no covariance."
                 ) from None
-    upper = work.astype(np.float32)
+    upper = _narrowed(work)
     damped = (diagonal + damping * mean).astype(np.float32)
     return Factor(order, upper, damped, damping, escalations, int(dead.sum()))
+
+
+def _narrowed(work: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    """A matrix in float32, in the first half of its own memory; the other half is given back.
+
+    Args:
+        work: [K, K], contiguous, the only reference to its memory; it is used up.
+    """
+    k = len(work)
+    narrow = work.reshape(-1).view(np.float32)
+    for row in range(k):  # written no further than has been read
+        narrow[row * k : (row + 1) * k] = work[row].astype(np.float32)
+    del narrow
+    work.resize((k * k + 1) // 2, refcheck=False)
+    return work.view(np.float32)[: k * k].reshape(k, k)
 
 
 def _factor_in_place(work: npt.NDArray[np.float64]) -> None:
