@@ -44,7 +44,10 @@ TOKENIZER_FILES = (
 )
 """Files of the tokenizer. A checkpoint has some of them."""
 
-FILES = ("*.safetensors", "*.safetensors.index.json", "*config.json", *TOKENIZER_FILES)
+FILES = (
+    *("*.safetensors", "*.safetensors.index.json", "*config.json", *TOKENIZER_FILES),
+    "README.md",  # names the license
+)
 """Patterns of the files to download from a repository."""
 
 

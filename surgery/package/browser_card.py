@@ -5,6 +5,7 @@ from __future__ import annotations
 from surgery.engine.facts import Facts
 from surgery.package.card import origin, precision, quantization
 from surgery.package.external_data import Layout
+from surgery.package.hub import metadata
 from surgery.package.transformers_js import dtype
 
 TEMPLATE = """\
@@ -75,7 +76,7 @@ def browser_card(facts: Facts, layout: Layout) -> str:
         f"All {facts.levels} DeepStack levels reach the decoder: image features and embeddings "
         f"have {1 + facts.levels} times the hidden size, and the decoder splits them."
     )
-    return TEMPLATE.format(
+    return metadata(facts, origin(facts)) + TEMPLATE.format(
         source=origin(facts),
         dtype=dtype(facts),
         precision=precision(facts),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from surgery.calibrate.plan import Plan
 from surgery.engine.facts import Facts
 from surgery.package.external_data import Layout
+from surgery.package.hub import metadata
 
 TEMPLATE = """\
 # {title}
@@ -43,7 +44,7 @@ def model_card(facts: Facts, layout: Layout) -> str:
     options = facts.options
     sizes = "\n".join(f"| `{name}` | {size:,} |" for name, size in sorted(layout.sizes.items()))
     source = origin(facts)
-    return TEMPLATE.format(
+    return metadata(facts, source) + TEMPLATE.format(
         title=f"{source}, ONNX, {options.execution_provider}, {options.text_precision}",
         source=f"`{source}`",
         provider=options.execution_provider,
@@ -88,6 +89,11 @@ def layers(plan: Plan) -> str:
         f"included, {how}; {len(eight)} of {len(plan.rows)} matrices have 8 bits"
     )
     text += f", {len(kept)} stay in float." if kept else "."
+    if plan.measured:
+        text += (
+            f" Estimated to move the next token by {plan.loss:.1e} nats (KL divergence from the "
+            f"float model)."
+        )
     return f"{text} `quantization.json` lists every matrix."
 
 
