@@ -22,8 +22,9 @@ from PIL import Image
 
 from surgery.answer.pytorch import PyTorch
 from surgery.answer.questions import Question
-from surgery.answer.runtime import GREEDY, Prompt, Runtime
+from surgery.answer.runtime import GREEDY, Picture, Prompt, Runtime
 from surgery.base.errors import UserError
+from surgery.base.frames import open_frames
 from surgery.base.pictures import open_picture
 
 OVERLAP = 0.5
@@ -66,6 +67,7 @@ def evaluate(
     pytorch: PyTorch | None = None,
     max_tokens: int = 64,
     report: Callable[[int], None] = lambda done: None,
+    sampling: tuple[float | None, int | None] = (None, None),
 ) -> list[Verdict]:
     """Ask every question.
 
@@ -75,14 +77,23 @@ def evaluate(
         pytorch: the checkpoint to compare with; None for the package alone.
         max_tokens: most tokens of an answer.
         report: called with the number of questions done.
+        sampling: frames of a second of video and most frames of a video; see `Runtime.clip`.
+
+    Raises:
+        UserError: a picture or video cannot be read, the package takes no videos, or PyTorch is to
+            be asked about one.
     """
     verdicts = []
     for done, question in enumerate(questions, 1):
         pictures = [runtime.sizing.apply(open_picture(path)) for path in question.pictures]
-        prompt = runtime.prompt(runtime.ask(question.text, len(pictures)), pictures)
+        clips = [runtime.clip(open_frames(path), *sampling) for path in question.videos]
+        shown: list[Picture] = [*pictures, *clips]
+        prompt = runtime.prompt(runtime.ask(question.text, shown), shown)
         if pytorch is None:
             tokens = list(runtime.generate(prompt, max_tokens, GREEDY))
             verdicts.append(Verdict(question, runtime.text(tokens)))
+        elif clips:
+            raise UserError(f"{question.text!r}: PyTorch is asked about pictures and text only.")
         else:
             verdicts.append(compare(runtime, prompt, pictures, question, pytorch, max_tokens))
         report(done)

@@ -1,4 +1,4 @@
-"""Questions with pictures and known answers, in a file of JSON lines."""
+"""Questions with pictures, videos and known answers, in a file of JSON lines."""
 
 from __future__ import annotations
 
@@ -24,13 +24,16 @@ class Question:
     text: str
     answer: str
     kind: str
+    videos: tuple[Path, ...] = ()
+    """Behind the pictures in the prompt."""
 
 
 def read_questions(path: str | Path, limit: int | None = None) -> list[Question]:
     """Questions from a JSONL file.
 
     A line is `{"image": path or list of paths, "question": ..., "answer": ..., "kind": ...}`;
-    "image" (relative to the file) and "kind" may be left out.
+    "image" (relative to the file) and "kind" may be left out. "video" names videos, which stand
+    behind the pictures.
 
     Args:
         path: the file.
@@ -55,20 +58,20 @@ def question(folder: Path, found: dict[str, Any]) -> Question:
     """
     texts = found["question"], found["answer"], found.get("kind", "question")
     check_texts(question=texts[0], answer=texts[1], kind=texts[2])
-    return Question(pictures(folder, found), *texts)
+    return Question(paths(folder, found, "image"), *texts, paths(folder, found, "video"))
 
 
-def pictures(folder: Path, found: dict[str, Any]) -> tuple[Path, ...]:
-    """The pictures of a line, relative to the folder of the file.
+def paths(folder: Path, found: dict[str, Any], field: str) -> tuple[Path, ...]:
+    """The files that a field of a line names, relative to the folder of the file.
 
     Raises:
-        TypeError: "image" is neither a path nor a list of paths.
+        TypeError: the field is neither a path nor a list of paths.
     """
-    images = found.get("image") or []
-    images = [images] if isinstance(images, str) else images
-    for image in images:
-        check_texts(image=image)
-    return tuple(folder / image for image in images)
+    names = found.get(field) or []
+    names = [names] if isinstance(names, str) else names
+    for name in names:
+        check_texts(**{field: name})
+    return tuple(folder / name for name in names)
 
 
 def check_texts(**values: object) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from surgery.answer.questions import check_texts, pictures, read_lines
+from surgery.answer.questions import check_texts, paths, read_lines
 from surgery.base.errors import UserError
 from surgery.calibrate.sampler import Sampler, Tokens
 
@@ -58,7 +58,7 @@ def example(folder: Path, found: dict[str, Any]) -> Example:
             raise ValueError("text is empty")
         return Example(document=found["text"])
     check_texts(question=found["question"], **{k: found[k] for k in ("answer",) if k in found})
-    return Example("", found["question"], pictures(folder, found), found.get("answer"))
+    return Example("", found["question"], paths(folder, found, "image"), found.get("answer"))
 
 
 def digest(path: Path) -> str:

@@ -67,20 +67,7 @@ def configure(p: argparse.ArgumentParser) -> None:
         help="video (Qwen3-VL): a folder of frames, an animation that Pillow can read, or with "
         "PyAV installed a video file; pictures and videos may be mixed",
     )
-    p.add_argument(
-        "--fps",
-        type=float,
-        metavar="F",
-        help="frames to take from a second of video; a folder's frames count as taken so "
-        "(default: the setting of the package)",
-    )
-    p.add_argument(
-        "--max-frames",
-        "--max_frames",
-        type=int,
-        metavar="N",
-        help="largest number of frames of a video (default: the setting of the package)",
-    )
+    add_frames(p)
     p.add_argument(
         "--temperature",
         type=float,
@@ -107,6 +94,24 @@ def configure(p: argparse.ArgumentParser) -> None:
         default=512,
         metavar="N",
         help="largest number of tokens in an answer (default: %(default)s)",
+    )
+
+
+def add_frames(p: argparse.ArgumentParser) -> None:
+    """Add the options that say which frames of a video are taken."""
+    p.add_argument(
+        "--fps",
+        type=float,
+        metavar="F",
+        help="frames to take from a second of video; a folder's frames count as taken so "
+        "(default: the setting of the package)",
+    )
+    p.add_argument(
+        "--max-frames",
+        "--max_frames",
+        type=int,
+        metavar="N",
+        help="largest number of frames of a video (default: the setting of the package)",
     )
 
 

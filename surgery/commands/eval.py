@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from surgery.base.console import announce, progress
 from surgery.base.demo import QUESTIONS
 from surgery.base.errors import OutputError, UserError
+from surgery.commands.chat import add_frames
 from surgery.commands.verify import add_checkpoint
 
 if TYPE_CHECKING:
@@ -34,8 +35,10 @@ def configure(p: argparse.ArgumentParser) -> None:
         "--questions",
         metavar="FILE",
         help='JSON lines {"image": path, "question": text, "answer": text, "kind": text}; image '
-        "(or a list, relative to the file) and kind may be left out (default: the demo's)",
+        "(or a list, relative to the file) and kind may be left out; video names videos as image "
+        "names pictures (default: the demo's)",
     )
+    add_frames(p)
     p.add_argument("--limit", type=int, metavar="N", help="ask N, evenly spread over the file")
     p.add_argument(
         "--max-tokens",
@@ -55,14 +58,21 @@ def main(args: argparse.Namespace) -> int:
     from surgery.answer.pytorch import PyTorch
     from surgery.answer.questions import read_questions
     from surgery.answer.runtime import Runtime
+    from surgery.base.videos import check_sampling
 
     for name in ("limit", "max_tokens"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise UserError(
                 f"{name.replace('_', '-')} is {getattr(args, name)}, must be 1 or more."
             )
+    check_sampling(args.fps, args.max_frames)
     path = Path(args.questions) if args.questions else QUESTIONS
     questions = read_questions(path, args.limit)
+    if args.against is not None and any(question.videos for question in questions):
+        raise UserError(
+            f"{path}: asks about videos, --against compares pictures and text only. Leave out "
+            f"--against, or those lines."
+        )
     runtime = Runtime(args.package)
     with contextlib.ExitStack() as stack:
         pytorch = None
@@ -77,6 +87,7 @@ def main(args: argparse.Namespace) -> int:
             pytorch,
             args.max_tokens,
             lambda done: bar.update(task, completed=done),
+            (args.fps, args.max_frames),
         )
     summary = summarize(verdicts)
     show(summary)

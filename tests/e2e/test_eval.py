@@ -7,11 +7,14 @@ import math
 
 import numpy as np
 import pytest
+from hf_video import noise
 from PIL import Image
 
 from surgery.__main__ import main
 from surgery.answer.evaluation import Verdict, divergence, right, summarize
+from surgery.answer.evaluation import evaluate as evaluate_questions
 from surgery.answer.questions import Question, read_questions
+from surgery.answer.runtime import Runtime
 
 
 @pytest.fixture
@@ -63,6 +66,79 @@ def test_a_package_alone(demo, questions):
     found = evaluate(demo.fp32, questions, "--limit", "2")
     assert found["kinds"]["all"].keys() == {"count", "package"}
     assert found["kinds"]["all"]["count"] == 2
+
+
+@pytest.fixture
+def videos(questions):
+    """The same with a line about a picture, a folder of frames and an animation."""
+    frames = questions.parent / "frames"
+    frames.mkdir()
+    pictures = [Image.fromarray(frame) for frame in noise(9, 64, 48).read(range(9))]
+    for number, picture in enumerate(pictures):
+        picture.save(frames / f"{number}.png")
+    moving = questions.parent / "moving.gif"
+    pictures[0].save(moving, save_all=True, append_images=pictures[1:], duration=100)
+    line = {
+        "image": "images/a.png",
+        "video": ["frames", "moving.gif"],
+        "question": "what color is it?",
+        "answer": "-",
+        "kind": "video",
+    }
+    with questions.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    return questions
+
+
+def test_a_line_may_name_videos(demo, videos, capsys):
+    """The answer is the one that chat gives with the same options."""
+    words = ("--fps", 5, "--max-frames", 4)
+    found = evaluate(demo.fp32, videos, *words)
+    assert found["kinds"]["video"]["count"] == 1
+    capsys.readouterr()
+    folder = videos.parent
+    shown = ["--image", folder / "images/a.png", "--video", folder / "frames"]
+    shown += ["--video", folder / "moving.gif", "--temperature", 0, "--max-tokens", 8]
+    chat = ["chat", demo.fp32, *shown, *words, "what color is it?"]
+    assert main([str(word) for word in chat]) == 0
+    assert capsys.readouterr().out == found["answers"][-1]["package"] + "\n"
+
+
+def test_frames_are_taken_as_the_options_say(demo, videos):
+    clips = []
+
+    class Watched(Runtime):
+        def clip(self, *words):
+            clips.append(super().clip(*words))
+            return clips[-1]
+
+    asked = read_questions(videos)[-1:]
+    for sampling in ((5.0, 4), (5.0, 8)):
+        evaluate_questions(Watched(demo.fp32), asked, max_tokens=1, sampling=sampling)
+    assert [len(clip.frames) for clip in clips] == [4, 4, 8, 4]
+    assert clips[2].seconds[0] == 0.1, "the folder's frames are a fifth of a second apart"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--against", "demo"), "asks about videos"),
+        (("--fps", "0"), "fps is 0.0"),
+        (("--max-frames", "1"), "max-frames is 1"),
+    ],
+)
+def test_what_cannot_be_asked_about_videos_is_refused(demo, videos, capsys, words, message):
+    out = videos.with_name("out.json")
+    named = ["--questions", str(videos), "--json", str(out), *words]
+    assert main(["eval", str(demo.fp32), *named]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and message in lines[0]
+    assert not out.exists()
+
+
+def test_a_package_of_another_family_refuses_videos(cases, videos, capsys):
+    assert main(["eval", str(cases("qwen2_5").fp32), "--questions", str(videos)]) == 2
+    assert "only Qwen3-VL packages take videos" in capsys.readouterr().err
 
 
 def test_divergence_is_kl():
@@ -120,6 +196,9 @@ def test_a_limit_is_spread_over_the_file(tmp_path):
         ('{"question": "?"}', "line 1: not a question: 'answer' is missing"),
         ('{"question": "?", "answer": 3}', "must be text"),
         ('{"question": "?", "answer": "!", "image": "missing.png"}', "no such picture"),
+        ('{"question": "?", "answer": "!", "video": "missing"}', "no such video"),
+        ('{"question": "?", "answer": "!", "video": 3}', "line 1: not a question"),
+        ('{"question": "?", "answer": "!", "video": [3]}', "video must be text"),
         ('{"question": "<|image_pad|>?", "answer": "!"}', "takes for a picture"),
     ],
 )
