@@ -16,6 +16,7 @@ import numpy.typing as npt
 import onnxruntime_genai as og
 from PIL import Image
 
+from surgery.answer.plugins import register_plugins
 from surgery.answer.template import Template
 from surgery.answer.trusted import check_config, check_processor, read_package, takes_pictures
 from surgery.base.errors import PackageError, UserError, first_line
@@ -136,8 +137,10 @@ class Runtime:
         """Load graphs and tokenizer.
 
         Raises:
-            PackageError: the runtime cannot.
+            PackageError: the runtime cannot, or a plugin that the graphs run on is not installed.
         """
+        if overlay is None:  # else its providers replace those of the package
+            register_plugins(self.folder, self.config)
         with one_line(self.folder, "load it"):
             config = og.Config(str(self.folder))
             if overlay is not None:

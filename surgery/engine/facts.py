@@ -135,14 +135,18 @@ class Facts(Settings, Checkpoint):
         """Whether the embedding graph and the head read the same bytes.
 
         When quantized: if the provider has a lookup in quantized tables and blocks divide a row.
-        Otherwise: if both graphs compute in float32.
+        Otherwise: if both graphs compute in float32, and the provider multiplies by a transposed
+        weight without transposing it.
         """
         if not self.tied or self.browser:  # a browser fetches the data of each graph by itself
             return False
         if self.quantized:
             whole = int(self.text["hidden_size"]) % self.head_block == 0
-            return whole and self.target.runs("GatherBlockQuantized", ir.DataType.FLOAT)
-        return self.vision_dtype == self.text_dtype == ir.DataType.FLOAT
+            lookup = self.of("embedding").target
+            return whole and lookup.runs("GatherBlockQuantized", ir.DataType.FLOAT)
+        float32 = ir.DataType.FLOAT
+        untransposed = self.of("decoder").target.runs("FusedMatMul", float32)
+        return untransposed and self.vision_dtype == self.text_dtype == float32
 
     @property
     def quantized_table(self) -> bool:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
 import onnx_ir as ir
 
@@ -167,16 +167,26 @@ class Settings:
         options: the user's choices.
         plan: the formats of the linear weights, where a calibration chose them.
         head_widths: weights whose product is the logits, with the width of what they multiply.
+        graph: which graph of a package it is about; see `of`.
     """
 
     options: Options = field(default_factory=Options, kw_only=True)
     plan: Plan | None = field(default=None, kw_only=True)
     head_widths: Mapping[str, int] = field(default_factory=dict, kw_only=True)
+    graph: str = field(default="decoder", kw_only=True)
+
+    def of(self, graph: str) -> Self:
+        """The same about another graph of the package, which may run on another provider."""
+        return replace(self, graph=graph)
 
     @property
     def target(self) -> Target:
-        """The execution provider, or what the execution providers of transformers.js share."""
-        return BROWSER if self.browser else TARGETS[self.options.execution_provider]
+        """The execution provider of the graph: the one that was asked for, or the CPU where that
+        leaves the graph to it; or what the execution providers of transformers.js share."""
+        if self.browser:
+            return BROWSER
+        asked = TARGETS[self.options.execution_provider]
+        return asked if self.graph in asked.parts else TARGETS["cpu"]
 
     @property
     def browser(self) -> bool:
@@ -243,8 +253,15 @@ class Settings:
         return self.quantized and known and self.text_dtype == ir.DataType.FLOAT
 
     def table_format(self, name: str) -> quant.BlockFormat | None:
-        """The format of an embedding table: that of the head that it is, None for any other."""
-        return self.format(name) if self.is_head(name) else None
+        """The format of an embedding table: that of the head that it is, None for any other.
+
+        None too where the provider's lookup does not take the head's format.
+        """
+        format = self.format(name) if self.is_head(name) else None
+        if format is None or self.target.odd_zero_points:
+            return format
+        odd = self.head_widths[name] // format.block % 2 == 1
+        return None if odd and format.bits == 4 and not format.symmetric else format
 
     @property
     def head_block(self) -> int:

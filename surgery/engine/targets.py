@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 F32, F16 = ir.DataType.FLOAT, ir.DataType.FLOAT16
 BOTH = frozenset({F32, F16})
+EVERY_PART = frozenset({"vision", "embedding", "decoder"})
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,9 @@ class Target:
         opset: newest opset of ONNX's own ops that the kernels are registered for.
         rms_norm: the op for RMS normalization.
         ops: dtypes of the activations that each fused op takes here.
+        parts: graphs of a package that run here; the others run on a CPU.
+        odd_zero_points: whether a lookup in a table of 4 bits with zero points takes rows of an odd
+            number of blocks, whose last zero point has a byte for itself.
     """
 
     name: str
@@ -41,6 +45,8 @@ class Target:
     opset: int
     rms_norm: str
     ops: Mapping[str, frozenset[ir.DataType]]
+    parts: frozenset[str] = EVERY_PART
+    odd_zero_points: bool = True
 
     def runs(self, op: str, dtype: ir.DataType) -> bool:
         """Whether the provider has a kernel for an op on a dtype."""
@@ -78,6 +84,7 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
                 "MoE": BOTH,
                 "QMoE": BOTH,
                 "GatherBlockQuantized": BOTH,
+                "FusedMatMul": BOTH,
             },
         ),
         "cuda": Target(
@@ -97,6 +104,7 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
                 "MoE": BOTH,
                 "QMoE": frozenset({F16}),
                 "GatherBlockQuantized": BOTH,
+                "FusedMatMul": BOTH,
             },
         ),
         "dml": Target(
@@ -112,7 +120,30 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
                 "GroupQueryAttention": BOTH,
                 "MultiHeadAttention": BOTH,
                 "QuickGelu": BOTH,
+                "FusedMatMul": BOTH,
             },
+        ),
+        "webgpu": Target(
+            name="webgpu",
+            provider="WebGpuExecutionProvider",
+            options=MappingProxyType({"webgpu": {}}),
+            compute=F32,  # not every adapter computes in float16
+            accuracy_level=4,
+            opset=21,  # no kernel for the Attention of opset 23
+            rms_norm="SimplifiedLayerNormalization",
+            # no FusedMatMul; no MoE, and QMoE without zero points alone
+            ops=EVERYWHERE
+            | {
+                "MRotaryEmbedding": BOTH,
+                "GroupQueryAttention": BOTH,
+                "MultiHeadAttention": BOTH,
+                "QuickGelu": BOTH,
+                "GatherBlockQuantized": BOTH,
+            },
+            # Shapes are computed in int64, and attention loops over segments in a sequence: both
+            # run on a CPU. The runtime cuts the pictures of a call apart in the CPU's memory.
+            parts=frozenset({"decoder"}),
+            odd_zero_points=False,
         ),
     }
 )

@@ -72,7 +72,7 @@ def build(
         UserError: the input, the output path or a graph is invalid.
     """
     options = options or Options()
-    made_for = Settings(options=options).target.name
+    made_for = Settings(options=options).target.name  # the decoder's
     output = Path(output or f"build/{made_for}-{options.text_precision}")
     check_free(output, force, [Path(raw)])
     facts = Facts.load(Path(raw), options)
@@ -185,7 +185,7 @@ def operate(
         for name in selection.graphs:
             model = loading.load(facts.raw / f"{name}.onnx", facts.weights)
             for record, words in runner.watched(
-                name, model, RECIPES[name], facts, selection, watchers
+                name, model, RECIPES[name], facts.of(name), selection, watchers
             ):
                 (tell or show)(record, words)
             models[name] = model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from surgery.base.plugins import PLUGINS
 from surgery.calibrate.plan import Plan
 from surgery.engine.facts import Facts
 from surgery.package.external_data import Layout
@@ -19,7 +20,7 @@ import json
 
 import onnxruntime_genai as og
 
-model = og.Model("{folder}")
+{register}model = og.Model("{folder}")
 tokenizer, processor = og.Tokenizer(model), model.create_multimodal_processor()
 message = {{"role": "user", "content": "<|vision_start|><|image_pad|><|vision_end|>What is this?"}}
 prompt = tokenizer.apply_chat_template(json.dumps([message]), add_generation_prompt=True)
@@ -38,12 +39,20 @@ print(tokenizer.decode(generator.get_sequence(0)))
 {quantization}
 """
 
+REGISTER = """\
+import {module} as plugin
+
+og.register_execution_provider_library(plugin.get_ep_name(), plugin.get_library_path())
+"""
+"""What a program does first for a provider that is a plugin."""
+
 
 def model_card(facts: Facts, layout: Layout) -> str:
     """Return the README of a package."""
     options = facts.options
     sizes = "\n".join(f"| `{name}` | {size:,} |" for name, size in sorted(layout.sizes.items()))
     source = origin(facts)
+    plugin = PLUGINS.get(options.execution_provider)
     return metadata(facts, source) + TEMPLATE.format(
         title=f"{source}, ONNX, {options.execution_provider}, {options.text_precision}",
         source=f"`{source}`",
@@ -51,6 +60,7 @@ def model_card(facts: Facts, layout: Layout) -> str:
         precision=precision(facts),
         text=options.text_precision,
         folder=".",
+        register=REGISTER.format(module=plugin.module) if plugin else "",
         carried="DeepStack is carried, " if facts.levels else "",
         files=sizes,
         quantization=quantization(facts),

@@ -60,9 +60,6 @@ def genai_config(facts: Facts) -> dict[str, Any]:
     levels = {"per_layer_inputs": "per_layer_inputs"} if facts.levels else {}
     files = filenames(facts)
     ids = token_ids(facts)
-    provider = [dict(facts.target.options)] if facts.target.options else []
-    session: dict[str, Any] = {"log_id": "onnxruntime-genai", "provider_options": provider}
-    sessions = CPU_SESSIONS if facts.target.options is None else {}
     length, vocabulary = facts.options.max_length, int(facts.text["vocab_size"])
     config = facts.config
     return {
@@ -78,7 +75,7 @@ def genai_config(facts: Facts) -> dict[str, Any]:
             "vision_start_token_id": int(config["vision_start_token_id"]),
             "decoder": {
                 "filename": files["decoder"],
-                "session_options": session | sessions.get("decoder", {}),
+                "session_options": session_options(facts, "decoder"),
                 "head_size": facts.head_dim,
                 "hidden_size": int(facts.text["hidden_size"]),
                 "num_attention_heads": facts.heads,
@@ -100,14 +97,14 @@ def genai_config(facts: Facts) -> dict[str, Any]:
             },
             "embedding": {
                 "filename": files["embedding"],
-                "session_options": session | sessions.get("embedding", {}),
+                "session_options": session_options(facts, "embedding"),
                 "inputs": {"input_ids": "input_ids", "image_features": "image_features"},
                 "outputs": {"inputs_embeds": "inputs_embeds", **levels},
             },
             "vision": {
                 "filename": files["vision"],
                 "config_filename": PROCESSOR,
-                "session_options": session | sessions.get("vision", {}),
+                "session_options": session_options(facts, "vision"),
                 "spatial_merge_size": int(facts.vision["spatial_merge_size"]),
                 "patch_size": int(facts.vision["patch_size"]),
                 "tokens_per_second": float(facts.vision.get("tokens_per_second", 2)),
@@ -117,6 +114,17 @@ def genai_config(facts: Facts) -> dict[str, Any]:
         },
         "search": search(length, facts.generation, vocabulary),
     }
+
+
+def session_options(facts: Facts, part: str) -> dict[str, Any]:
+    """The provider that a graph runs on, and on a CPU the options of its session.
+
+    An empty list of providers is the CPU, also where another graph has one.
+    """
+    provider = facts.of(part).target.options
+    own = CPU_SESSIONS[part] if provider is None else {}
+    providers = [] if provider is None else [dict(provider)]
+    return {"log_id": "onnxruntime-genai", "provider_options": providers} | own
 
 
 def token_ids(facts: Facts) -> TokenIds:

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from surgery.answer.trusted import parts_of, read_package, takes_pictures
 from surgery.base.errors import PackageError
 from surgery.base.files import Fields
+from surgery.base.plugins import PLUGINS, missing
 from surgery.engine import loading
 
 QUANTIZED = "int4", "int8"
@@ -85,6 +86,16 @@ class Opened:
         """The execution provider of the decoder, by its name in genai_config.json, or "cpu"."""
         options = self.model["decoder"].get("session_options", {}).get("provider_options", [])
         return next((name for entry in options for name in entry), "cpu")
+
+    @property
+    def replaced(self) -> str:
+        """Why onnxruntime-genai runs the package on the CPU in place of its own provider; "" where
+        it runs on that."""
+        if self.provider == "cpu":
+            return ""
+        if self.provider.lower() not in PLUGINS:
+            return f"built for {self.provider}"
+        return missing(self.config)
 
     @cached_property
     def precision(self) -> str:

@@ -21,6 +21,7 @@ def check_runtime(package: Opened) -> Iterator[Finding]:
     """Generate a few tokens for a text, for a picture and for two pictures."""
     try:
         runtime = open_runtime(package)
+        yield runs_on(package)
         for count in (0, 1, 2):
             pictures = sample(runtime.sizing, count)
             prompt = runtime.prompt(runtime.ask(QUESTION, count), pictures)
@@ -36,8 +37,18 @@ def check_runtime(package: Opened) -> Iterator[Finding]:
 
 
 def open_runtime(package: Opened) -> Runtime:
-    """Open the package in onnxruntime-genai on the CPU, whatever provider it was built for."""
-    return Runtime(package.folder, None if package.provider == "cpu" else ON_CPU)
+    """Open the package in onnxruntime-genai.
+
+    It runs on the CPU, whatever provider it was built for, or on a plugin that is installed.
+    """
+    return Runtime(package.folder, ON_CPU if package.replaced else None)
+
+
+def runs_on(package: Opened) -> Finding:
+    """Where the package runs, and why not on its own provider."""
+    if package.replaced:
+        return Finding("runs on", f"cpu: {package.replaced}")
+    return Finding("runs on", package.provider)
 
 
 def sample(sizing: Sizing, count: int) -> list[Image.Image]:

@@ -16,6 +16,7 @@ from surgery.verify.finding import Finding, close
 from surgery.verify.graphs import Array, RunError, Session, dtype, tolerance
 from surgery.verify.logits import STEPS, TOLERANCE, followed
 from surgery.verify.opened import QUANTIZED, Opened
+from surgery.verify.runtime import runs_on
 
 QUESTIONS = ("What is the capital of France?", "Write a program.", "1, 2, 3, 4,")
 LENGTH, SPLIT = 8, 5
@@ -95,6 +96,7 @@ def check_text_runtime(package: Opened) -> Iterator[Finding]:
     """Generate a few tokens in onnxruntime-genai, whose logits must be finite."""
     try:
         runtime = opened(package)
+        yield runs_on(package)
         prompt = runtime.prompt(runtime.ask(QUESTIONS[0]))
         made = list(runtime.generate(prompt, STEPS, GREEDY))
         logits = runtime.follow(prompt, made or [0])
@@ -109,8 +111,8 @@ def check_text_runtime(package: Opened) -> Iterator[Finding]:
 
 
 def opened(package: Opened) -> TextRuntime:
-    """The package in onnxruntime-genai on the CPU, whatever provider it was built for."""
-    return TextRuntime(package.folder, None if package.provider == "cpu" else on_cpu("decoder"))
+    """The package in onnxruntime-genai: on the CPU, or on a plugin that is installed."""
+    return TextRuntime(package.folder, on_cpu("decoder") if package.replaced else None)
 
 
 def check_text_logits(

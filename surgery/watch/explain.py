@@ -105,7 +105,7 @@ def explain_foreign(
 def explain_graph(name: str, graph: str, facts: Facts) -> Iterator[Explanation]:
     """Yield an explanation for each position of a pass in the recipe of a graph."""
     model = load(facts.raw / f"{graph}.onnx", facts.weights)
-    yield from walk(name, graph, model, RECIPES[graph], facts)
+    yield from walk(name, graph, model, RECIPES[graph], facts.of(graph))
 
 
 def walk(
