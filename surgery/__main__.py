@@ -20,6 +20,7 @@ COMMANDS = {
     "apply": "run a generic recipe on any ONNX graphs",
     "verify": "check the files, graphs, configurations and logits of a package",
     "chat": "ask the model in a package a question, with or without pictures",
+    "demo": "show the page that asks a package for transformers.js in a browser",
     "eval": "measure the answers of a package on a set of questions",
     "prepack": "store a package's weights packed for this CPU, to be mapped instead of copied",
     "profile": "show where the time of an answer goes, by op type",

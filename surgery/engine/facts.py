@@ -155,8 +155,7 @@ class Facts(Settings, Checkpoint):
         Elsewhere than in a browser only where it is the head, whose blocks both graphs read.
         """
         if self.browser:
-            whole = int(self.text["hidden_size"]) % self.head_block == 0
-            return self.quantized and self.options.head_bits == 8 and whole
+            return self.quantized and int(self.text["hidden_size"]) % self.wide_block == 0
         return self.quantized and self.shares_table and self.text_dtype == ir.DataType.FLOAT
 
     @property
@@ -172,11 +171,25 @@ class Facts(Settings, Checkpoint):
 
     @property
     def head_block(self) -> int:
-        """Weights of the head that share a scale.
+        """Weights of the head that share a scale."""
+        return self.wide_block if self.options.head_bits == 8 else self.options.block_size
+
+    @property
+    def wide_block(self) -> int:
+        """Weights of a head or a table in 8 bits that share a scale.
 
         With 8 bits, larger blocks lose little accuracy: they need a quarter of the scales and
         take a sixth off the time of the head per token.
         """
         size = self.options.block_size
-        wide = self.options.head_bits == 8 and int(self.text["hidden_size"]) % HEAD_BLOCK == 0
+        wide = int(self.text["hidden_size"]) % HEAD_BLOCK == 0
         return max(size, HEAD_BLOCK) if wide else size
+
+    def table_format(self, name: str) -> quant.BlockFormat | None:
+        """The format of the embedding table: that of the head, whose blocks both graphs read.
+
+        For a browser, each graph has its own: then the table has 8 bits whatever the head has.
+        """
+        if self.browser:
+            return quant.BlockFormat(8, self.wide_block, self.options.symmetric)
+        return self.format(name)

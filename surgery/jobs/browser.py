@@ -11,6 +11,7 @@ from surgery.engine.facts import Facts
 from surgery.package import transformers_js
 from surgery.package.browser_card import browser_card
 from surgery.package.external_data import Layout, write_graphs
+from surgery.package.page import write_page
 
 
 def write_browser(models: dict[str, ir.Model], folder: Path, facts: Facts) -> tuple[Layout, str]:
@@ -48,6 +49,7 @@ def write_browser(models: dict[str, ir.Model], folder: Path, facts: Facts) -> tu
             )
             counts[name] = len(layout.sizes)
             whole.sizes |= {f"{place.name}/{file}": size for file, size in layout.sizes.items()}
+    write_page(facts, folder, sum(file.stat().st_size for file in place.iterdir()))
     copied = transformers_js.write_configurations(facts, folder, counts)
     (folder / "README.md").write_text(browser_card(facts, whole), encoding="utf-8")
     return whole, copied

@@ -104,10 +104,7 @@ def build(
     for line in (*told, *notes):
         if line:
             announce(line)
-    if facts.browser:
-        announce(f"{output / 'README.md'} shows how to ask it")
-    else:
-        announce(f"ask it: {question(output, facts)}")
+    announce(f"ask it: {question(output, facts)}")
     return output
 
 
@@ -153,11 +150,13 @@ def check_configurations(facts: Facts) -> tuple[str, str]:
 
 def question(output: Path, facts: Facts) -> str:
     """Return a command that asks the package about a picture: for the demo, one of its own."""
+    folder = os.path.join(".", output) if str(output).startswith("-") else str(output)
+    if facts.browser:
+        return shlex.join(["python", "-m", "surgery", "demo", folder])
     picture, about = "PICTURE", "What is in this picture?"
     if facts.manifest["source"] == "demo":
         picture = os.path.relpath(facts.checkpoint / "images" / "shapes.png")
         about = "where is the green rectangle?"
-    folder = os.path.join(".", output) if str(output).startswith("-") else str(output)
     words = ["python", "-m", "surgery", "chat", folder, "--image", picture]
     return f'{shlex.join(words)} "{about}"'
 

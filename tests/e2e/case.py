@@ -35,6 +35,11 @@ class Case:
         """The package with default settings."""
         return self.build("int4", Options(max_length=4096))
 
+    def browser(self, text: str = "fp32", precision: str = "fp32") -> Path:
+        """A package for transformers.js."""
+        options = Options(precision, text, runtime="transformers.js", max_length=4096)
+        return self.build(f"js-{text}-{precision}", options)
+
     def build(self, name: str, options: Options) -> Path:
         """A package by its name, built when first asked for."""
         folder = self.folder / name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import onnxruntime_genai as og
 import pytest
@@ -17,6 +18,7 @@ from surgery.answer.runtime import Prompt, Runtime
 from surgery.base.demo import DEMO
 from surgery.base.pictures import png
 
+ROOT = Path(__file__).resolve().parents[2]
 CASES = ("demo", *TINY)
 DEEP = ("demo", *(n for n, tiny in TINY.items() if "deepstack_visual_indexes" in tiny.vision))
 """Those with DeepStack."""
@@ -59,6 +61,15 @@ def case(request: pytest.FixtureRequest, cases: Callable[[str], Case]) -> Case:
 def deep(request: pytest.FixtureRequest, cases: Callable[[str], Case]) -> Case:
     """Every configuration with DeepStack in turn."""
     return cases(request.param)
+
+
+@pytest.fixture(scope="session")
+def modules() -> Path:
+    """The folder with node_modules; without it the tests are skipped."""
+    folder = Path(os.environ.get("TRANSFORMERS_JS", ROOT / "build" / "web"))
+    if not (folder / "node_modules" / "@huggingface" / "transformers").is_dir():
+        pytest.skip(f"{folder}: no @huggingface/transformers; see tests/web/README.md")
+    return folder.resolve()
 
 
 def own_prompt(runtime: Runtime, text: str, pictures: list[Image.Image]) -> Prompt:

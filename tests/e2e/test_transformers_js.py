@@ -7,7 +7,6 @@ browser. tests/web/README.md has the command that installs what they need.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -36,19 +35,14 @@ SIZES: dict[str, list[tuple[int, int]]] = {
 ASYNCIFY = "ort-wasm-simd-threaded.asyncify"
 """The build of onnxruntime-web that the library loads in a browser."""
 TOLERANCE = 1e-4
-ENOUGH = {"text only": [], "one": [(128, 128)], "two": [(128, 160), (192, 128)]}
-"""Sizes with so many pixels that no processor enlarges them."""
-
-
-@pytest.fixture(scope="module")
-def modules() -> Path:
-    """The folder with node_modules; without it the tests are skipped."""
-    if shutil.which("node") is None:
-        pytest.skip("node is not installed")
-    folder = Path(os.environ.get("TRANSFORMERS_JS", ROOT / "build" / "web"))
-    if not (folder / "node_modules" / "@huggingface" / "transformers").is_dir():
-        pytest.skip(f"{folder}: no @huggingface/transformers; see tests/web/README.md")
-    return folder.resolve()
+RESIZED = {
+    "text only": [],
+    "as it is": [(128, 160)],
+    "two, made larger": [(30, 20), (64, 64)],
+    "not of whole tokens": [(208, 301)],
+    "made smaller": [(1900, 1300)],
+}
+"""Sizes of pictures that the processor leaves alone, and of others."""
 
 
 def pictures_of(sizes: list[tuple[int, int]], unit: int) -> list[Image.Image]:
@@ -71,6 +65,8 @@ def ask(
     wasm: str | None = None,
 ) -> dict[str, Any]:
     """What transformers.js makes of Hugging Face's inputs, or of questions with raw pictures."""
+    if shutil.which("node") is None:
+        pytest.skip("node is not installed")
     request = {"package": str(folder.resolve()), "wasm": wasm, "prompts": [], "questions": []}
     for i, inputs in enumerate(prompts or []):
         told = {"input_ids": inputs["input_ids"][0].tolist(), "steps": STEPS}
@@ -89,11 +85,6 @@ def ask(
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def package(case: Any, text: str = "fp32", precision: str = "fp32") -> Path:
-    options = Options(precision, text, runtime="transformers.js", max_length=4096)
-    return case.build(f"js-{text}-{precision}", options)
-
-
 @pytest.fixture(scope="module", params=["demo", "untied", "qwen2", "qwen2_5"])
 def built(request, cases):
     """Families and heads in turn."""
@@ -103,7 +94,7 @@ def built(request, cases):
 @pytest.mark.parametrize("wasm", [None, ASYNCIFY], ids=["node", "wasm"])
 def test_tokens_and_logits_are_pytorchs(built, modules, tmp_path, wasm):
     inputs = [inputs_of(built, sizes) for sizes in SIZES.values()]
-    got = ask(modules, package(built), tmp_path, inputs, wasm=wasm)["prompts"]
+    got = ask(modules, built.browser(), tmp_path, inputs, wasm=wasm)["prompts"]
     for kind, given, found in zip(SIZES, inputs, got, strict=True):
         answer = built.reference.generate(given, STEPS, stop=False)
         assert found["tokens"] == answer.tokens, kind
@@ -116,7 +107,7 @@ def test_tokens_and_logits_are_pytorchs(built, modules, tmp_path, wasm):
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_int4_is_that_of_the_other_runtime(demo, modules, tmp_path, precision, wasm):
     """The same codes; activations are rounded alike, or to float16."""
-    runtime, folder = Runtime(demo.int4), package(demo, "int4", precision)
+    runtime, folder = Runtime(demo.int4), demo.browser("int4", precision)
     inputs = [inputs_of(demo, sizes) for sizes in SIZES.values()]
     got = ask(modules, folder, tmp_path, inputs, wasm=wasm)["prompts"]
     for kind, found in zip(SIZES, got, strict=True):
@@ -129,29 +120,40 @@ def test_int4_is_that_of_the_other_runtime(demo, modules, tmp_path, precision, w
         assert cosine > 0.999, kind
 
 
-def test_the_card_prepares_pictures(demo, modules, tmp_path):
-    """The function of the README makes Hugging Face's inputs where nothing is resampled."""
+def test_pictures_are_resized_as_with_pytorch(demo, modules, tmp_path):
+    """`prepare` of the package makes Hugging Face's inputs of pictures of any size."""
     questions = []
-    for kind, sizes in ENOUGH.items():
+    for kind, sizes in RESIZED.items():
         told = []
-        for i, picture in enumerate(pictures_of(sizes, demo.unit)):
+        for i, picture in enumerate(drawn(sizes)):
             file = tmp_path / f"{kind} {i}.rgb"
             file.write_bytes(picture.tobytes())
             told.append({"file": str(file), "width": picture.width, "height": picture.height})
         questions.append({"text": QUESTION, "pictures": told})
-    got = ask(modules, package(demo), tmp_path, questions=questions)["questions"]
-    for kind, found in zip(ENOUGH, got, strict=True):
-        want = inputs_of(demo, ENOUGH[kind])
+    got = ask(modules, demo.browser(), tmp_path, questions=questions)["questions"]
+    for (kind, sizes), found in zip(RESIZED.items(), got, strict=True):
+        want = demo.reference.inputs(demo.reference.chat(QUESTION, len(sizes)), drawn(sizes))
         assert found["input_ids"] == want["input_ids"][0].tolist(), kind
-        if ENOUGH[kind]:
+        if sizes:
             assert found["image_grid_thw"] == want["image_grid_thw"].flatten().tolist()
-            pixels = np.array(found["pixel_values"], np.float32)
+            pixels = np.fromfile(found["pixel_values"], "<f4")
             np.testing.assert_allclose(pixels, want["pixel_values"].numpy().ravel(), atol=1e-6)
+
+
+def drawn(sizes: list[tuple[int, int]]) -> list[Image.Image]:
+    """Pictures with edges, slopes and noise."""
+    made = []
+    for width, height in sizes:
+        x, y = np.meshgrid(np.arange(width), np.arange(height))
+        noise = np.random.default_rng(width).integers(0, 256, x.shape)
+        channels = [255 * (x // 9 % 2), 255 * y // height, noise]
+        made.append(Image.fromarray(np.stack(channels, -1).astype(np.uint8)))
+    return made
 
 
 def test_deepstack_reaches_the_decoder(demo):
     """Each of the D levels has its columns in all three graphs."""
-    folder, width = package(demo), demo.reference.config.text_config.hidden_size
+    folder, width = demo.browser(), demo.reference.config.text_config.hidden_size
     for name, value in (
         ("vision_encoder", "image_features"),
         ("embed_tokens", "inputs_embeds"),
@@ -165,15 +167,24 @@ def test_deepstack_reaches_the_decoder(demo):
 def test_no_op_that_the_browser_lacks(demo):
     """Not the quantized lookup, and no bfloat16."""
     for precision in ("fp32", "int4"):
-        for file in (package(demo, precision) / "onnx").glob("*.onnx"):
+        for file in (demo.browser(precision) / "onnx").glob("*.onnx"):
             graph = ir.load(file).graph
             assert not any(node.op_type == "GatherBlockQuantized" for node in graph)
             dtypes = {value.dtype for value in graph.initializers.values()}
             assert ir.DataType.BFLOAT16 not in dtypes
 
 
+def test_the_table_has_eight_bits_with_a_head_of_four(demo):
+    """The two are stored apart, each in the graph that reads it."""
+    options = Options(text_precision="int4", runtime="transformers.js", head_bits=4)
+    graph = ir.load(demo.build("js-head4", options) / "onnx" / "embed_tokens_q4.onnx").graph
+    text = demo.reference.config.text_config
+    sizes = {tuple(value.shape): value.dtype for value in graph.initializers.values()}
+    assert sizes[text.vocab_size, text.hidden_size] == ir.DataType.UINT8
+
+
 def test_verify_says_what_it_checks(demo, tmp_path, capsys):
-    folder = package(demo)
+    folder = demo.browser()
     assert main(["verify", str(folder)]) == 0
     out = capsys.readouterr().out
     assert "512 columns everywhere" in out and "not checked" in out

@@ -11,9 +11,9 @@
 //     "questions": [{ "text": ..., "pictures": [{ "file": of RGB bytes, "width", "height" }] }] }
 //
 // Each prompt gets the logits of its first token and a greedy answer that no end token stops. Each
-// question is made ready by the function `prepare` of the package's own README.
+// question is made ready by the package's own prepare.mjs; its pixel values go into a file.
 
-import { readFileSync, readdirSync } from "node:fs";
+import { readFileSync, readdirSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
@@ -32,7 +32,7 @@ if (request.wasm) {
 }
 
 const js = await import(pathToFileURL(require.resolve("@huggingface/transformers")));
-const { AutoModelForImageTextToText, AutoProcessor, RawImage, Tensor, cat, env } = js;
+const { AutoModelForImageTextToText, AutoProcessor, RawImage, Tensor, env } = js;
 env.allowRemoteModels = false;
 env.useWasmCache = false;
 
@@ -88,17 +88,20 @@ if (request.prompts.length > 0) {
 
 if (request.questions.length > 0) {
   const processor = await AutoProcessor.from_pretrained(request.package);
-  const card = readFileSync(path.join(request.package, "README.md"), "utf8");
-  const [code] = card.match(/async function prepare[^]*?\n}\n/);
-  const prepare = new Function("processor", "cat", `${code}; return prepare`)(processor, cat);
-  for (const { text, pictures } of request.questions) {
-    const images = pictures.map(
-      ({ file, width, height }) => new RawImage(new Uint8Array(readFileSync(file)), width, height, 3),
-    );
-    const inputs = await prepare(text, images);
+  const code = path.join(request.package, "prepare.mjs");
+  const { prepare } = await import(pathToFileURL(code));
+  for (const [i, { text, pictures }] of request.questions.entries()) {
+    const content = pictures.map(({ file, width, height }) => ({
+      type: "image",
+      image: new RawImage(new Uint8Array(readFileSync(file)), width, height, 3),
+    }));
+    content.push({ type: "text", text });
+    const inputs = await prepare(processor, [{ role: "user", content }]);
+    const pixels = `${file}.${i}.f32`;
+    if (inputs.pixel_values) writeFileSync(pixels, inputs.pixel_values.data);
     answers.questions.push({
       input_ids: Array.from(inputs.input_ids.data, Number),
-      pixel_values: Array.from(inputs.pixel_values?.data ?? []),
+      pixel_values: inputs.pixel_values ? pixels : null,
       image_grid_thw: Array.from(inputs.image_grid_thw?.data ?? [], Number),
     });
   }

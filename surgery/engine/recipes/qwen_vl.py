@@ -110,7 +110,12 @@ EMBEDDING: Recipe[Facts] = (
     Step(Noop),
     Step(FeatureGather, lambda f: {"levels": f.levels}, expect=1, when=lambda f: not f.browser),
     Step(TokenEmbeds, lambda f: {"levels": f.levels}, expect=1, when=lambda f: f.browser),
-    Step(GatherNBits, lambda f: {"policy": f.format}, expect=1, when=lambda f: f.quantized_table),
+    Step(
+        GatherNBits,
+        lambda f: {"policy": f.table_format},
+        expect=1,
+        when=lambda f: f.quantized_table,
+    ),
     Step(PlainLookup, expect=1, when=lambda f: f.quantized_table and f.browser),
     Step(TableCast, when=lambda f: f.wide_table),
     Step(Fold),
