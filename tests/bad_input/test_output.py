@@ -201,8 +201,10 @@ def earlier(folder):
 SLOW = """
 import sys, time
 import {module} as module
+real = module.{function}
 def slow(*args, **kwargs):
     time.sleep(2)
+    return real(*args, **kwargs)  # where the signal comes late, the run goes on
 module.{function} = slow
 from {package}.__main__ import main
 sys.exit(main(sys.argv[1:]))
