@@ -58,8 +58,8 @@ def add_options(p: argparse.ArgumentParser) -> None:
         "--kv_cache",
         choices=CACHES,
         default=DEFAULTS.kv_cache,
-        help="how past keys and values are stored; int8 takes a quarter of the memory, and a few "
-        "minutes before the build to measure their ranges (default: %(default)s)",
+        help="how past keys and values are stored; int8 takes a quarter of the memory, and needs "
+        "their ranges, which are measured before the build (default: %(default)s)",
     )
     p.add_argument(
         "--hidden-states",

@@ -11,7 +11,8 @@ Each round is a fresh process on all cores, after an answer about a small pictur
     afresh       the same question behind the same conversation, read from its start
 
 The difference of `first token` and `text alone` is the picture itself. Nothing else may run
-meanwhile. Random weights time like trained ones.
+meanwhile. Random weights time like trained ones, except for the second turn: their answers do not
+come back from text as the same tokens, so that the conversation is read from its start.
 """
 
 from __future__ import annotations
