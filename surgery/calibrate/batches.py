@@ -32,13 +32,26 @@ def batches_of(
 ) -> tuple[list[Batch], Batch]:
     """Calibration tokens and probe rows as the decoder reads them.
 
+    Args:
+        sampler: writes the tokens.
+        tokens: how many of text; pictures come in addition.
+        inputs: of the decoder graph; caches are empty.
+        tell: called with the number of tokens sampled and in all.
+    """
+    return assembled(sampler, *sampled(sampler, tokens, tell), inputs)
+
+
+def sampled(
+    sampler: Sampler, tokens: int, tell: Callable[[int, int], None]
+) -> tuple[list[Tokens], list[Tokens]]:
+    """Rows of text, two at least, and prompts about pictures with answers.
+
     Pictures come first: the runtime that answers about them is released before text is sampled,
     so that one copy of the decoder is in memory at a time.
 
     Args:
         sampler: writes the tokens.
         tokens: how many of text; pictures come in addition.
-        inputs: of the decoder graph; caches are empty.
         tell: called with the number of tokens sampled and in all.
     """
     rows = max(2, tokens // LENGTH)
@@ -54,8 +67,7 @@ def batches_of(
         seen.append(part)
         count(ANSWER)
     sampler.release()
-    written = list(sampler.text(rows, LENGTH, count))
-    return assembled(sampler, written, seen, inputs)
+    return list(sampler.text(rows, LENGTH, count)), seen
 
 
 def batches_from(

@@ -7,15 +7,12 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import numpy.typing as npt
 
+from surgery.calibrate.batches import sampled
 from surgery.calibrate.pieces import Array
 from surgery.calibrate.sampler import Sampler, Tokens
 
-LENGTH = 256
-"""Tokens of a row of text."""
-ROWS = 8
-"""Rows of text, half from the start of a document, half from a user's turn."""
-PICTURES, ANSWER = 8, 48
-"""Prompts with a picture, and most tokens of an answer."""
+TOKENS = 2048
+"""Tokens of text; pictures come in addition."""
 MARGIN = 1.25
 """Room above the largest number seen: other texts exceed it, and what is outside is clipped."""
 PAST, PRESENT = "past_key_values", "present"
@@ -32,24 +29,12 @@ def cache_ranges(
 
     Args:
         sampler: of a package with a float cache.
-        tell: called with the number of tokens sampled or run, and in all.
+        tell: called with the number of tokens sampled and in all.
 
     Returns:
         Ranges [K, D] by the name of the graph input that holds the past.
     """
-    total, done = 2 * ROWS * LENGTH + PICTURES * ANSWER, 0
-
-    def count(more: int) -> None:
-        nonlocal done
-        done += more
-        tell(min(done, total), total)
-
-    seen = []
-    for part in sampler.pictures(PICTURES, ANSWER):
-        seen.append(part)
-        count(ANSWER)
-    sampler.release()
-    seen += sampler.text(ROWS, LENGTH, count)
+    texts, answers = sampled(sampler, TOKENS, tell)
     session = sampler.session("decoder")
     pasts = {
         port.name: np.zeros((1, port.shape[1], 0, port.shape[3]), np.float32)
@@ -61,20 +46,16 @@ def cache_ranges(
         for name, empty in pasts.items()
     }
     presents = [name.replace(PAST, PRESENT) for name in pasts]
-    for row in (row for part in seen for row in rows(part)):
+    for row in (row for part in (*texts, *answers) for row in rows(part)):
         filled = session.run(presents, {**sampler.embed(row), **pasts})
         for name, numbers in zip(pasts, filled, strict=True):
             largest = lengths(numbers) if name.endswith(".key") else np.abs(numbers)
             found[name] = np.maximum(found[name], largest.max((0, 2)))
-        count(row.ids.size if not len(row.features) else 0)
     return {name: np.float32(MARGIN) * largest for name, largest in found.items()}
 
 
 def rows(tokens: Tokens) -> Iterator[Tokens]:
-    """Rows one by one, so that a whole cache of one is in memory; those with a picture are."""
-    if len(tokens.ids) == 1:
-        yield tokens
-        return
+    """Rows one by one, so that the cache of one is in memory; a picture is in a row by itself."""
     for i in range(len(tokens.ids)):
         yield Tokens(tokens.ids[i : i + 1], tokens.features, tokens.places[:, i : i + 1])
 

@@ -38,25 +38,14 @@ BROKEN = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile
 
 
 @dataclass(frozen=True)
-class Kept:
-    """The folder of one calibration.
+class Results:
+    """Files of a folder, written whole or not at all.
 
     Attributes:
-        folder: where its files lie; named after everything that decides the outcome.
-        symmetric: whether 4-bit blocks go without zero points.
-        block: most 4-bit weights that share a scale.
-        scales: NumPy dtype of scales.
+        folder: where they lie; named after everything that decides what they hold.
     """
 
     folder: Path
-    symmetric: bool
-    block: int
-    scales: np.dtype[Any]
-
-    @property
-    def store(self) -> Store:
-        """The quantized weights."""
-        return Store(self.folder / "weights")
 
     def path(self, name: str) -> Path:
         """One of its files."""
@@ -96,6 +85,26 @@ class Kept:
         for name in names:
             with contextlib.suppress(OSError):
                 self.path(name).unlink()
+
+
+@dataclass(frozen=True)
+class Kept(Results):
+    """The folder of one calibration.
+
+    Attributes:
+        symmetric: whether 4-bit blocks go without zero points.
+        block: most 4-bit weights that share a scale.
+        scales: NumPy dtype of scales.
+    """
+
+    symmetric: bool
+    block: int
+    scales: np.dtype[Any]
+
+    @property
+    def store(self) -> Store:
+        """The quantized weights."""
+        return Store(self.folder / "weights")
 
     def save_batches(self, batches: Sequence[Batch], rows: Batch) -> None:
         """Keep the sampled tokens; a state behind other tokens means nothing and goes."""

@@ -79,7 +79,7 @@ def build(
     inputs = facts.raw, facts.checkpoint, facts.weights
     facts.check_unchanged()
     told = check_configurations(facts)
-    facts = with_ranges(planned(facts), rounded)
+    facts = planned(facts)
     plans: dict[str, Plan] = {}
 
     def hear(record: runner.Record, words: str) -> None:
@@ -109,10 +109,10 @@ def build(
 
 
 def planned(facts: Facts) -> Facts:
-    """The facts with the plan of a calibration, where the preset wants one."""
-    if not (facts.quantized and PRESETS[facts.options.preset].calibrated):
-        return facts
-    return replace(facts, plan=calibrated(facts, rounded))
+    """The facts with what the options want measured: a calibration, ranges of the cache."""
+    if facts.quantized and PRESETS[facts.options.preset].calibrated:
+        facts = replace(facts, plan=calibrated(facts, rounded))
+    return with_ranges(facts, rounded)
 
 
 def rounded(facts: Facts, folder: Path) -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from surgery.base.console import announce, progress
-from surgery.calibrate.ranges import cache_ranges
+from surgery.calibrate.ranges import TOKENS, cache_ranges
 from surgery.calibrate.sampler import Sampler
-from surgery.calibrate.state import blamed
+from surgery.calibrate.state import Results
 from surgery.engine.facts import Facts
 from surgery.engine.options import Options
 from surgery.jobs.calibrate import (
@@ -46,33 +46,24 @@ def with_ranges(facts: Facts, build: Build, folder: Path = FOLDER) -> Facts:
         return facts
     chosen = Options(max_length=CONTEXT, symmetric=facts.options.symmetric)
     plain = dataclasses.replace(facts, options=chosen, plan=None)
-    kept = folder / f"cache-{identity(plain, 0)[:16]}"
-    if (kept / FILE).is_file():
-        ranges: Ranges = dict(np.load(kept / FILE))
-    else:
-        with claimed(kept), progress(period=PERIOD) as bar:
+    kept = Results(folder / f"cache-{identity(plain, TOKENS)[:16]}")
+    ranges = kept.read(FILE, read)
+    if ranges is None:
+        with claimed(kept.folder), progress(period=PERIOD) as bar:
             task = bar.add_task("ranges of the cache", total=None)
-            with temporary(kept / "rounded") as rounded:
+            with temporary(kept.folder / "rounded") as rounded:
                 build(plain, rounded)
                 ranges = cache_ranges(
                     Sampler(rounded, SEED),
                     lambda done, total: bar.update(task, completed=done, total=total),
                 )
-            keep(ranges, kept / FILE)
+            arrays: dict[str, Any] = dict(ranges)
+            kept.write(FILE, lambda file: np.savez(file, **arrays))
     announce(f"8-bit cache: ranges of {len(ranges)} tensors")
     return dataclasses.replace(facts, cache_ranges=ranges)
 
 
-def keep(ranges: Ranges, file: Path) -> None:
-    """Write ranges whole or not at all.
-
-    Raises:
-        OutputError: the folder cannot be written.
-    """
-    partial = file.with_suffix(".partial")
-    with blamed(file.parent):
-        with partial.open("wb") as out:
-            np.savez(out, allow_pickle=False, **ranges)
-            out.flush()
-            os.fsync(out.fileno())
-        partial.replace(file)
+def read(file: Path) -> Ranges:
+    """Ranges that an earlier build measured."""
+    with file.open("rb") as opened, np.load(opened) as arrays:
+        return dict(arrays)

@@ -102,7 +102,7 @@ def layers(plan: Plan) -> str:
     if plan.measured:
         text += (
             f" Estimated to move the next token by {plan.loss:.1e} nats (KL divergence from the "
-            f"float model)."
+            f"float model), if the losses of weights add up."
         )
     return f"{text} `quantization.json` lists every matrix."
 

@@ -9,7 +9,6 @@ import re
 from typing import Any
 
 from surgery.engine.facts import Facts
-from surgery.engine.options import GENAI
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 WORD = re.compile(r"[\w.+-]{1,80}")
@@ -38,7 +37,7 @@ def metadata(facts: Facts, source: str) -> str:
         base_model=source if known else None,
         base_model_relation="quantized" if known and facts.quantized else None,
         pipeline_tag="image-text-to-text",
-        library_name=options.runtime if options.runtime == GENAI else "transformers.js",
+        library_name=options.runtime,
         tags=sorted(made),
         **license_of(facts),
     )

@@ -11,12 +11,15 @@ from surgery.answer.pytorch import Answer, Asked, PyTorch
 from surgery.answer.runtime import Prompt, Runtime
 from surgery.base.errors import PackageError
 from surgery.verify.finding import Finding, close
+from surgery.verify.float_cache import with_float_cache
 from surgery.verify.opened import QUANTIZED, Opened
 from surgery.verify.rounding import compare as compare_weight
 from surgery.verify.rounding import every, unpacked
 from surgery.verify.runtime import QUESTION, open_runtime, sample
 
 STEPS = 8
+COUNTS = 0, 1, 2
+"""Pictures that are asked about."""
 
 OTHERWISE, FURTHEST = 0.25, 0.5
 """Share of steps that may have asked other experts, and how far off they may be, of the largest
@@ -26,7 +29,8 @@ TOLERANCE = {"fp32": 1e-5, "fp16": 1e-2, "int8": 5e-2, "int4": 5e-2}
 """Of the largest logit. A package with quantized weights is held to PyTorch with the unpacked ones;
 what is left is the rounding of activations to int8 (accuracy level 4)."""
 CACHE = 5e-2
-"""The same for a package that stores keys and values in 8 bits, whatever its weights."""
+"""The same where keys and values are stored in 8 bits, whatever the weights; with a cache in float
+such a package is held to the above, too."""
 
 
 def check_logits(
@@ -46,7 +50,13 @@ def check_logits(
         if package.precision in QUANTIZED:
             yield from check_weights(package, pytorch)
             pytorch.replace(unpacked(package))
-        for count in (0, 1, 2):
+        if package.quantized_cache:
+            with with_float_cache(package) as twin:
+                exact = open_runtime(twin)
+                for count in COUNTS:
+                    yield compare(twin, exact, pytorch, count, ", cache in float")
+                del exact  # files are mapped, and Windows removes no open file
+        for count in COUNTS:
             yield compare(package, runtime, pytorch, count)
 
 
@@ -62,9 +72,11 @@ def check_weights(package: Opened, pytorch: PyTorch) -> Iterator[Finding]:
         yield Finding("quantized weights", f"{len(findings)}, each near the checkpoint's")
 
 
-def compare(package: Opened, runtime: Runtime, pytorch: PyTorch, count: int) -> Finding:
-    """Both on one question about `count` pictures."""
-    what = f"logits, {count} pictures"
+def compare(
+    package: Opened, runtime: Runtime, pytorch: PyTorch, count: int, how: str = ""
+) -> Finding:
+    """Both on one question about `count` pictures; `how` the package runs is for the finding."""
+    what = f"logits, {count} pictures{how}"
     pictures = [runtime.sizing.apply(picture) for picture in sample(runtime.sizing, count)]
     asked = pytorch.prompt(QUESTION, pictures)
     prompt = runtime.prompt(runtime.ask(QUESTION, count), pictures)

@@ -36,6 +36,9 @@ LOOSER = {
 }
 """Tolerances of the passes that reduce precision on purpose."""
 
+ROUNDED = "not checked: from here on the cache is rounded to int8; `verify` compares the package"
+"""About a pass whose effect depends on the range of keys, which random inputs do not have."""
+
 
 class StepError(UserError):
     """A pass changed what the graph computes."""
@@ -90,6 +93,10 @@ class CheckSteps:
             reason = " ".join(str(e).split(" failed:")[-1].split())
             record.notes["check"] = {"skipped": reason}
             return "to be checked with the next pass: onnxruntime cannot load this graph on the CPU"
+        if rounded_cache(self.model) and not rounded_cache(self.base):
+            record.notes["check"] = {"skipped": ROUNDED}
+            self.known, self.base, self.pending = answers, self.model, []
+            return ROUNDED
         unpacked = reference(self.base, self.model)
         if unpacked is not None:
             self.known = self.answers(self.load(unpacked, f"{record.index}_unpacked"))
@@ -146,6 +153,11 @@ class CheckSteps:
         }
         np.savez(folder / "inputs.npz", **arrays)  # type: ignore[arg-type]
         return folder
+
+
+def rounded_cache(model: ir.Model) -> bool:
+    """Whether a graph reads past keys and values in int8."""
+    return any(value.dtype == ir.DataType.INT8 for value in model.graph.inputs)
 
 
 def widest(*models: ir.Model) -> dict[str, int | None]:

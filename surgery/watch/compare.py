@@ -18,6 +18,7 @@ ORT_DTYPES = {
     "tensor(float16)": np.float16,
     "tensor(int64)": np.int64,
     "tensor(int32)": np.int32,
+    "tensor(int8)": np.int8,
     "tensor(bool)": np.bool_,
 }
 """NumPy dtypes by the names that onnxruntime has for the types of inputs."""

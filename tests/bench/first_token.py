@@ -6,7 +6,7 @@ Each round is a fresh process on all cores, after an answer about a small pictur
 
     processing   the picture to patches, the prompt to tokens
     first token  vision tower, embedding and prefill, until there is a token
-    text alone   the same for a prompt of text with as many tokens: what prefill takes
+    text alone   the same for a prompt of text, scaled to as many tokens: what prefill takes
     second turn  a further question in the same conversation, to its first token
     afresh       the same question behind the same conversation, read from its start
 

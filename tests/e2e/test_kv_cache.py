@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
+from test_session import DIFFERENCE, hold, pictures
 
 from surgery.__main__ import main
 from surgery.answer.runtime import GREEDY, Runtime
@@ -12,6 +16,7 @@ from surgery.base.errors import UserError
 from surgery.calibrate.ranges import lengths
 from surgery.engine.options import Options
 from surgery.jobs import cache
+from surgery.jobs.build import build
 from surgery.verify import verify_package
 from surgery.verify.opened import Opened
 from surgery.verify.runtime import QUESTION, sample
@@ -24,25 +29,26 @@ NEAR = 0.03
 @pytest.fixture(scope="session", autouse=True)
 def kept(tmp_path_factory):
     """Ranges of this module are kept in a folder of its own."""
+    folder = tmp_path_factory.mktemp("kept")
     patch = pytest.MonkeyPatch()
-    patch.setattr(cache.with_ranges, "__defaults__", (tmp_path_factory.mktemp("kept"),))
-    yield
+    patch.setattr(cache.with_ranges, "__defaults__", (folder,))
+    yield folder
     patch.undo()
 
 
 @pytest.fixture(scope="session", params=["demo", "qwen2_5 windows"])
-def each(request, cases):
+def built(request, cases):
     """A trained checkpoint, and Qwen2.5-VL with random weights."""
     return cases(request.param)
 
 
 @pytest.fixture(scope="session")
-def package(each):
-    return each.build("kv-int8", INT8)
+def package(built):
+    return built.build("kv-int8", INT8)
 
 
 def answers(package, tokens=None):
-    """Tokens of an answer about two pictures, and the logits behind each."""
+    """Tokens of an answer about two pictures, and the logits behind built."""
     runtime = Runtime(package)
     prompt = runtime.prompt(runtime.ask(QUESTION, 2), sample(runtime.sizing, 2))
     if tokens is None:
@@ -50,34 +56,84 @@ def answers(package, tokens=None):
     return tokens, runtime.follow(prompt, tokens)
 
 
-def test_logits_are_near_those_of_a_float_cache(each, package):
+def test_logits_are_near_those_of_a_float_cache(built, package):
     """Through the runtime, along one answer about two pictures."""
-    tokens, wanted = answers(each.fp32)
+    tokens, wanted = answers(built.fp32)
     _, found = answers(package, tokens)
     off = np.abs(found - wanted).max() / (wanted.max() - wanted.min())
-    print(f"{each.name}: {off:.2e} of the spread of the logits")
+    print(f"{built.name}: {off:.2e} of the spread of the logits")
     assert 1e-6 < off < NEAR
 
 
-def test_every_cache_is_int8(each, package):
+def test_every_cache_is_int8(built, package):
     graph = Opened(package).graphs["decoder"].graph
     cached = [v for v in (*graph.inputs, *graph.outputs) if "past" in v.name or "present" in v.name]
-    assert len(cached) == 4 * each.reference.config.text_config.num_hidden_layers
+    assert len(cached) == 4 * built.reference.config.text_config.num_hidden_layers
     assert {value.dtype for value in cached} == {ir.DataType.INT8}
 
 
-def test_verify_takes_it(each, package):
-    report = verify_package(package, each.checkpoint)
+def test_verify_takes_it(built, package):
+    report = verify_package(package, built.checkpoint)
     assert report.ok, report
 
 
 def test_a_turn_that_goes_on_is_as_a_fresh_one(demo):
-    """The cache is cut back to where the prompt ended, and goes on from there."""
+    """The cache is cut back by a token and goes on; a new generator reads the whole prompt."""
+    runtime = Runtime(demo.build("kv-int8", INT8))
+    worst, lengths, went_on = hold(runtime, pictures(demo, 1), (5, 5, 5))
+    assert went_on[1:] == [True, True] and all(lengths)
+    assert worst <= DIFFERENCE
+
+
+def test_verify_sees_scales_that_clip(demo, tmp_path, capsys):
+    """Of the keys of one layer."""
+    package = shutil.copytree(demo.build("kv-int8", INT8), tmp_path / "package")
+    path = Opened(package).path("decoder")
+    model = onnx.load(path, load_external_data=False)
+    (scale,) = (t for t in model.graph.initializer if t.name == "past_key_values.1.key.scale")
+    numbers = onnx.numpy_helper.to_array(scale) * np.float32(0.25)
+    scale.CopyFrom(onnx.numpy_helper.from_array(numbers, scale.name))
+    onnx.save(model, path)
+    words = ["verify", str(package), "--no-digests", "--checkpoint", "demo"]
+    assert main(words) == 1
+    assert "logits" in capsys.readouterr().out
+
+
+def test_verify_sees_a_fault_that_rounding_would_hide(demo, tmp_path, capsys):
+    """With a cache in float the decoder is held to what that of any fp32 package is held to."""
+    package = shutil.copytree(demo.build("kv-int8", INT8), tmp_path / "package")
+    path = Opened(package).path("decoder")
+    model = onnx.load(path, load_external_data=False)
+    node = next(n for n in model.graph.node if n.op_type == "GroupQueryAttention")
+    (scale,) = (a for a in node.attribute if a.name == "scale")
+    scale.f = (scale.f or demo.reference.config.text_config.head_dim**-0.5) * 1.001
+    onnx.save(model, path)
+    words = ["verify", str(package), "--no-digests", "--checkpoint", "demo"]
+    assert main(words) == 1
+    failed = [line for line in capsys.readouterr().out.splitlines() if "FAILED" in line]
+    assert failed and all("cache in float" in line for line in failed)
+
+
+def test_steps_are_checked_on_both_sides_of_it(demo, capsys):
+    """A run of single passes measures ranges, too; what comes after is compared with int8 codes."""
+    words = ["-i", str(demo.raw), "--kv-cache", "int8", "-t", "fp32", "--max-length", "4096"]
+    assert main([*words, "--check-steps", "--graph", "decoder"]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    (at,) = (i for i, line in enumerate(lines) if " quantized_cache " in line)
+    assert "not checked: from here on the cache is rounded" in lines[at]
+    later = [line for line in lines[at + 1 :] if line.startswith("decoder")]
+    assert later and all("checked: " in line for line in later)
+
+
+def test_broken_ranges_are_measured_again(demo, tmp_path, kept, capsys):
+    """A file that was cut is said, and the package is the same."""
     package = demo.build("kv-int8", INT8)
-    runtime = Runtime(package)
-    first = runtime.prompt(runtime.ask(QUESTION, 1), sample(runtime.sizing, 1))
-    again = [list(runtime.generate(first, 12, GREEDY)) for _ in range(2)]
-    assert again[0] == again[1] == list(Runtime(package).generate(first, 12, GREEDY))
+    files = list(kept.rglob(cache.FILE))
+    for file in files:
+        file.write_bytes(file.read_bytes()[:1000])
+    again = build(demo.raw, tmp_path / "again", INT8)
+    assert files and "cannot be used" in capsys.readouterr().err.replace("\n", " ")
+    assert (package / "model.onnx").read_bytes() == (again / "model.onnx").read_bytes()
 
 
 def test_the_second_build_is_equal_and_samples_nothing(demo, tmp_path, monkeypatch, capsys):

@@ -175,7 +175,7 @@ DECODER: Recipe[Facts] = (
         QuantizedCache,
         lambda f: {"ranges": f.cache_ranges or {}},
         expect=lambda f: f.layers,
-        when=lambda f: f.cache_ranges is not None,
+        when=lambda f: f.options.quantized_cache,
     ),
     Step(
         FusedTranspose,
