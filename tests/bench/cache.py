@@ -42,7 +42,7 @@ def main() -> None:
     args = p.parse_args()
     work = args.work.resolve()
     if not (work / "checkpoint").exists():
-        make_checkpoint(work / "checkpoint", args.model, args.layers)
+        make_checkpoint(work / "checkpoint", args.model, layers=args.layers)
     if not (work / "raw").exists():
         words = ["export_min", "-i", str(work / "checkpoint"), "-o", str(work / "raw")]
         run([sys.executable, "-m", *words], work)
