@@ -19,6 +19,8 @@ pytest_plugins = ["graph_fixtures"]
 TESTS = Path(__file__).parent
 CASES = ("case", "deep", "built")
 """Parameters of end to end tests that name a configuration."""
+LONG = ("e2e", "families", "calibrate", "faults", "watch")
+"""Folders whose groups take minutes, with few tests each. They start first."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -27,18 +29,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the mark."""
+    """Register the mark, and have pytest-xdist start groups in the order of the collected tests.
+
+    By itself it starts those with the most tests first, which are not those that take longest.
+    """
     config.addinivalue_line("markers", "nightly: runs with --nightly only")
+    if config.pluginmanager.hasplugin("xdist"):
+        config.option.loadscopereorder = False
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out nightly tests unless they are asked for, and mark each test with its group."""
+    """Leave out nightly tests unless asked for, order the rest and mark each with its group."""
     if not config.getoption("--nightly"):
         left_out = [item for item in items if item.get_closest_marker("nightly")]
         items[:] = [item for item in items if not item.get_closest_marker("nightly")]
         config.hook.pytest_deselected(items=left_out)
     if config.pluginmanager.hasplugin("xdist"):
+        items.sort(key=lambda item: item.path.relative_to(TESTS).parts[0] not in LONG)
         for item in items:
             item.add_marker(pytest.mark.xdist_group(group(item)))
 
