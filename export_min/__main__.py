@@ -11,7 +11,7 @@ import argparse
 import sys
 
 from surgery.base.arguments import add_hub
-from surgery.base.guard import run
+from surgery.base.guard import leave, run
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -95,4 +95,4 @@ def answer_command(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

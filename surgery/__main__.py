@@ -13,7 +13,7 @@ import argparse
 import importlib
 import sys
 
-from surgery.base.guard import run
+from surgery.base.guard import leave, run
 
 COMMANDS = {
     "build": "build a package from raw graphs (the default)",
@@ -56,4 +56,4 @@ def command_line(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

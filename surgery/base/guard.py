@@ -26,7 +26,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 from surgery.base.errors import UserError, plain
 
@@ -43,17 +43,28 @@ def run(command: Callable[[], int | None]) -> int:
     """Run a command and return its exit code; see the table above."""
     with streams(), signals() as received:
         try:
-            code = command() or 0
-            sys.stdout.flush()
-            return code
+            try:
+                code = command() or 0
+                sys.stdout.flush()
+                return code
+            except Exception as e:
+                # C code that a signal interrupts may raise an error of its own, but none of ours
+                if not received or isinstance(e, UserError):
+                    return told(e)
         except KeyboardInterrupt:
             pass
-        except Exception as e:
-            # C code that a signal interrupts may raise an error of its own, but none of ours
-            if not received or isinstance(e, UserError):
-                return told(e)
         say("interrupted")
         return 128 + (received or [signal.SIGINT])[0]
+
+
+def leave(code: int) -> NoReturn:
+    """End the process with a command's exit code.
+
+    The interpreter takes a moment to end, and gives up its signal handlers first: Ctrl-C would then
+    replace the code of a command that has ended. From here on it is ignored.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(code)
 
 
 def told(error: Exception) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from surgery.base import guard
 from surgery.base.early import is_command
 from surgery.base.errors import UserError, plain
 from surgery.base.guard import BUG, run
@@ -141,6 +142,7 @@ def test_a_full_disk_behind_standard_output():
     assert done.stderr == "error: standard output: cannot be written: No space left on device.\n"
 
 
+@pytest.mark.skipif(os.name != "posix", reason="signals")
 @pytest.mark.parametrize("name", ["export_min", "surgery"])
 @pytest.mark.parametrize("seconds", [0.1, 0.3, 0.6, 1.0])
 def test_ctrl_c_during_imports(name, seconds, tmp_path):
@@ -165,6 +167,36 @@ def test_ctrl_c_during_imports(name, seconds, tmp_path):
     assert err in (["interrupted"], []) or process.returncode == 2, err
     assert not any("Traceback" in line for line in err)
     assert process.returncode in (130, 2) and not (tmp_path / "out").exists()
+
+
+LATE = """import os, signal, sys
+from surgery.base.guard import leave
+class Late:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+late = Late()
+leave(2)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_ctrl_c_while_the_interpreter_ends():
+    """It has given up its handlers by then; the code of the command that ended stays."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    for end, code in (("leave(2)", 2), ("sys.exit(2)", -signal.SIGINT)):
+        words = [sys.executable, "-c", LATE.replace("leave(2)", end)]
+        assert subprocess.run(words, env=environment, check=False).returncode == code
+
+
+def test_ctrl_c_while_an_error_is_told(capsys, monkeypatch):
+    def told(error: Exception) -> int:
+        signal.raise_signal(signal.SIGINT)
+        return 2
+
+    monkeypatch.setattr(guard, "told", told)
+    assert guard.run(lambda: 1 // 0) == 130
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
