@@ -100,6 +100,40 @@ def staged(
                 replace(places)
 
 
+@contextlib.contextmanager
+def amended(target: Path, without: Iterable[str] = ()) -> Iterator[Path]:
+    """A fresh directory whose files join an output, with its manifest, when the block ends well.
+
+    Files of the output that have the same names are replaced, others stay. A kill amid the moves
+    leaves some of them done; the next run to that place completes them.
+
+    Args:
+        target: the output, which has a manifest.
+        without: names of files that go unless they are written anew.
+
+    Raises:
+        OutputError: it has none, or is not writable; another run is writing it; the disk is full.
+    """
+    target = resolved(target)
+    with contextlib.ExitStack() as stack:
+        with blamed(target):
+            stack.enter_context(claimed(target))
+            places = Places(target, True)
+            stage = places.hidden(NEW)
+            stage.mkdir()
+        stack.callback(remove, stage)
+        with blamed(target):
+            yield stage
+            whole = manifest.read(target)
+            if whole is None:
+                raise OutputError(f"{target}: {manifest.NAME}, its manifest, is missing.")
+            new = {name: manifest.entry(stage / name) for name in manifest.files(stage)}
+            kept = {name: entry for name, entry in whole["files"].items() if name not in without}
+            whole["files"] = dict(sorted({**kept, **new}.items()))
+            manifest.write_object(stage / manifest.NAME, whole)
+            move_in(places)
+
+
 def check_free(target: Path, force: bool = False, inputs: Iterable[Path] = ()) -> None:
     """Raise `OutputError` unless `target` may be (re)placed; takes the arguments of `staged`."""
     target = resolved(target)

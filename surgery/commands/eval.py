@@ -50,6 +50,12 @@ def configure(p: argparse.ArgumentParser) -> None:
         help="longest answer (default: %(default)s)",
     )
     p.add_argument("--json", metavar="OUT", help="also write figures and answers to a file")
+    p.add_argument(
+        "--card",
+        action="store_true",
+        help="also write the figures, and the first question about one picture with this picture "
+        "and the package's answer, into the package's README",
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -59,6 +65,7 @@ def main(args: argparse.Namespace) -> int:
     from surgery.answer.questions import read_questions
     from surgery.answer.runtime import Runtime
     from surgery.base.videos import check_sampling
+    from surgery.jobs.measured_card import read_card, write_measured
 
     for name in ("limit", "max_tokens"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
@@ -73,6 +80,8 @@ def main(args: argparse.Namespace) -> int:
             f"{path}: asks about videos, --against compares pictures and text only. Leave out "
             f"--against, or those lines."
         )
+    if args.card:
+        read_card(Path(args.package))  # not after an hour of questions
     runtime = Runtime(args.package)
     with contextlib.ExitStack() as stack:
         pytorch = None
@@ -93,6 +102,8 @@ def main(args: argparse.Namespace) -> int:
     show(summary)
     if args.json:
         save(args, path, summary, verdicts)
+    if args.card:
+        write_measured(args.package, summary, verdicts, path.name)
     return 0
 
 

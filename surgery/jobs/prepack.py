@@ -26,9 +26,11 @@ from surgery.answer.trusted import check_config, parts_of, read_package
 from surgery.base import manifest
 from surgery.base.console import announce, progress
 from surgery.base.errors import PackageError, first_line
+from surgery.base.files import read_text
 from surgery.base.packed import BUFFER, packed_entries
 from surgery.base.staging import check_free, staged
 from surgery.engine.admission import read_model
+from surgery.jobs.measured_card import CARD, PICTURE, unmeasured
 
 CONFIG = "genai_config.json"
 SAVED = "session.save_external_prepacked_constant_initializers"
@@ -73,9 +75,13 @@ def prepack(package: str | Path, output: str | Path | None = None, force: bool =
     about["prepacked"] = {"onnxruntime": ort.__version__, "machine": platform.machine()}
     with staged(output, force, about, [package]) as stage, progress() as bar:
         task = bar.add_task("graphs", total=len(graphs))
-        for name in whole["files"].keys() - graphs.keys():
+        for name in whole["files"].keys() - graphs.keys() - {CARD, PICTURE}:
             (stage / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(package / name, stage / name)
+        # what eval measured, it measured of the other package
+        if CARD in whole["files"]:
+            card = unmeasured(read_text(package / CARD, PackageError))
+            (stage / CARD).write_text(card, encoding="utf-8")
         packed = 0
         for name, entries in graphs.items():
             packed += write(package / name, stage / name, entries)

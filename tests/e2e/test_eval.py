@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,8 @@ from surgery.answer.evaluation import Verdict, divergence, right, summarize
 from surgery.answer.evaluation import evaluate as evaluate_questions
 from surgery.answer.questions import Question, read_questions
 from surgery.answer.runtime import Runtime
+from surgery.base import manifest
+from surgery.jobs.prepack import prepack
 
 
 @pytest.fixture
@@ -66,6 +70,69 @@ def test_a_package_alone(demo, questions):
     found = evaluate(demo.fp32, questions, "--limit", "2")
     assert found["kinds"]["all"].keys() == {"count", "package"}
     assert found["kinds"]["all"]["count"] == 2
+
+
+@pytest.fixture
+def own_copy(demo, tmp_path):
+    """A package that a test may write into."""
+    return Path(shutil.copytree(demo.int4, tmp_path / "package"))
+
+
+def answer_in(card):
+    """The lines of the card's answer."""
+    told = card.partition("The package's answer:\n\n")[2].partition("\n\n<!-- end -->")[0]
+    return [line.removeprefix("    ") for line in told.splitlines()]
+
+
+def test_a_card_has_figures_and_an_example(own_copy, questions, capsys):
+    """The answer is the one that chat gives about the picture in the package; digests hold."""
+    before = (own_copy / "README.md").read_text()
+    found = evaluate(own_copy, questions, "--against", "demo", "--card")
+    card = (own_copy / "README.md").read_text()
+    assert card.startswith(before.rstrip())
+    row = found["kinds"]["all"]
+    cells = [f"{row[name]:.1%}" for name in ("package", "pytorch", "agreement")]
+    assert f"| all | 3 | {' | '.join(cells)} | {row['kl']:.1e} |" in card
+    assert "![The picture of the example](example.png)" in card
+    assert not list(manifest.changes(own_copy))
+    assert sorted(own_copy.parent.glob(".*")) == [] and sorted(own_copy.glob(".*")) == []
+    capsys.readouterr()
+    words = ["chat", own_copy, "--image", own_copy / "example.png", "--temperature", 0]
+    words += ["--max-tokens", 8, "what color is it?"]
+    assert main([str(word) for word in words]) == 0
+    assert capsys.readouterr().out.splitlines() == answer_in(card)
+
+
+def test_a_card_is_written_anew(own_copy, questions):
+    """Another measurement replaces the first, and takes its picture away if it has none."""
+    evaluate(own_copy, questions, "--card")
+    first = (own_copy / "README.md").read_text()
+    evaluate(own_copy, questions, "--card")
+    assert (own_copy / "README.md").read_text() == first
+    assert "PyTorch" not in first.partition("## Measured")[2]
+    questions.write_text(json.dumps({"question": "a|b `c`\n<b>", "answer": "", "kind": "k|<i>"}))
+    evaluate(own_copy, questions, "--card")
+    card = (own_copy / "README.md").read_text()
+    assert card.count("## Measured") == 1 and "| k&#124;&lt;i&gt; | 1 |" in card
+    assert "example.png" not in card and not (own_copy / "example.png").exists()
+    assert not list(manifest.changes(own_copy))
+
+
+def test_a_card_of_a_prepacked_package_says_nothing_of_the_other(own_copy, questions):
+    before = (own_copy / "README.md").read_text()
+    evaluate(own_copy, questions, "--card")
+    packed = prepack(own_copy)
+    assert (packed / "README.md").read_text() == before
+    assert not (packed / "example.png").exists()
+
+
+@pytest.mark.parametrize("missing", ["surgery.json", "README.md"])
+def test_a_card_needs_a_whole_package(own_copy, questions, capsys, missing):
+    """It is refused before the first question."""
+    (own_copy / missing).unlink()
+    assert main(["eval", str(own_copy), "--questions", str(questions), "--card"]) == 2
+    out, err = capsys.readouterr()
+    assert len(err.strip().splitlines()) == 1 and f"{missing}" in err and "kind" not in out
 
 
 @pytest.fixture

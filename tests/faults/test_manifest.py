@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from surgery.base import manifest
+from surgery.base import manifest, staging
 from surgery.base.errors import OutputError
-from surgery.base.staging import check_free, staged
+from surgery.base.staging import amended, check_free, staged
 
 ABOUT = {"kind": "graphs", "versions": {"a": "1"}, "options": {"b": None}}
 
@@ -136,3 +136,60 @@ def test_inputs(output, tmp_path):
         with pytest.raises(OutputError, match="holds the input"):
             check_free(output, force=True, inputs=[read])
     check_free(output, force=True, inputs=[tmp_path])
+
+
+def amend(output: Path) -> None:
+    with amended(output, without=["deep/file"]) as stage:
+        (stage / "model.onnx").write_bytes(b"another")
+        (stage / "more").write_text("more")
+
+
+def test_an_output_is_amended(output):
+    """Other keys and files stay; what goes and what comes is in the manifest."""
+    amend(output)
+    whole = json.loads((output / "surgery.json").read_text())
+    assert {key: whole[key] for key in ABOUT} == ABOUT
+    assert sorted(manifest.files(output)) == [
+        "model.onnx",
+        "model.onnx.data",
+        "more",
+        "surgery.json",
+    ]
+    assert (output / "model.onnx").read_bytes() == b"another"
+    assert not list(manifest.changes(output))
+    check_free(output, force=True)
+
+
+@pytest.mark.parametrize("moves", range(4))
+def test_an_amendment_that_is_cut_off_is_completed(output, monkeypatch, moves):
+    """By the next run to that place, whichever move was the last: graph, other file, manifest."""
+    left = iter(range(moves))
+
+    class Dying(type(output)):
+        def replace(self, target):
+            if self.parent.name == staging.READY and next(left, None) is None:
+                raise KeyboardInterrupt
+            return super().replace(target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(staging, "Path", Dying)
+        if moves == 3:
+            amend(output)
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                amend(output)
+            assert (output / staging.READY).is_dir()
+    check_free(output, force=True)
+    assert not list(manifest.changes(output))
+    assert (output / "more").read_text() == "more" and not (output / "deep").exists()
+
+
+def test_a_failed_amendment_changes_nothing(output):
+    with pytest.raises(ZeroDivisionError), amended(output) as stage:
+        (stage / "more").write_text("more")
+        raise ZeroDivisionError
+    assert not list(manifest.changes(output))
+    (output / "surgery.json").unlink()
+    with pytest.raises(OutputError, match="manifest, is missing"):
+        amend(output)
+    assert not (output / "more").exists()
