@@ -21,7 +21,7 @@ from surgery.base.files import Fields
 from surgery.base.frames import open_frames
 from surgery.base.pictures import Sizing
 from surgery.base.resampling import bicubic
-from surgery.base.videos import Settings, VideoProcessor
+from surgery.base.videos import Settings, VideoProcessor, runs
 
 SIZES = [(16, 16), (64, 48), (500, 300), (300, 500), (1920, 1080), (33, 640), (640, 33), (90, 91)]
 
@@ -110,6 +110,25 @@ def test_resampling_is_torchs(seed):
         antialias=True,
     )[0].permute(1, 2, 0)
     np.testing.assert_array_equal(bicubic(frame, wide, high), wanted.numpy())
+
+
+@pytest.mark.parametrize(
+    ("grids", "most", "wanted"),
+    [
+        ([[1, 4, 4]] * 5, 80, [[5, 4, 4]]),
+        ([[1, 4, 4]] * 5, 79, [[4, 4, 4], [1, 4, 4]]),
+        ([[1, 4, 4]] * 4, 32, [[2, 4, 4], [1, 4, 4], [1, 4, 4]]),  # equal ones would be one run
+        ([[1, 4, 4]] * 3, 1, [[1, 4, 4], [2, 4, 4]]),
+        ([[1, 4, 4]] * 2, 1, [[2, 4, 4]]),
+        ([[1, 4, 4]] * 3, 0, [[1, 4, 4]] * 3),
+        ([[1, 4, 4]] * 3, math.inf, [[3, 4, 4]]),
+        ([[1, 4, 4]], 1, [[1, 4, 4]]),
+        ([[1, 4, 2], [1, 2, 4], [1, 2, 4]], 16, [[1, 4, 2], [2, 2, 4]]),
+        ([[1, 4, 2], [1, 2, 4], [1, 4, 2]], 16, [[1, 4, 2], [1, 2, 4], [1, 4, 2]]),
+    ],
+)
+def test_runs_of_the_vision_graph(grids, most, wanted):
+    assert runs(grids, most) == wanted
 
 
 def test_settings_come_back_as_written():
