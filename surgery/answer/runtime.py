@@ -23,7 +23,7 @@ from surgery.base.errors import PackageError, UserError, first_line
 from surgery.base.frames import Frames
 from surgery.base.pictures import Sizing, png
 from surgery.base.prompts import IMAGE, IMAGE_PAD, VIDEO, VIDEO_PAD, turn
-from surgery.base.videos import Clip, VideoProcessor
+from surgery.base.videos import Clip, VideoProcessor, runs
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,9 @@ def on_cpu(*parts: str) -> dict[str, Any]:
 ON_CPU = on_cpu("vision", "embedding", "decoder")
 """The same for a package with pictures."""
 
+
+MOST_AT_ONCE = 4096
+"""Patches of pictures of one size that the vision graph takes in one run, beside a video."""
 
 Picture = Image.Image | Clip
 """What a prompt shows: a picture or a video."""
@@ -209,8 +212,9 @@ class Runtime:
     def prompt_with_videos(self, text: str, pictures: Sequence[Picture]) -> Prompt:
         """As `prompt`, with tensors made here: the runtime's processor has no videos.
 
-        Each temporal patch stands in the prompt as a picture of its own. Its positions are those of
-        a video, since Qwen3-VL counts no time in them.
+        Each picture and each temporal patch stands in the prompt as a video of its own: the runtime
+        reads the positions of their tokens from `video_grid_thw`, in which Qwen3-VL counts no time.
+        So `image_grid_thw` is free to say what the vision graph takes in one run; see `runs`.
         """
         merge = self.videos.merge**2
         # a small picture shows the type of the pixels and the width of a row
@@ -221,13 +225,13 @@ class Runtime:
                 parts.append((picture.text, picture.grids, picture))
             else:
                 rows, grid = self.patches(picture)
-                parts.append((IMAGE_PAD * (math.prod(grid) // merge), [grid], rows))
+                parts.append((VIDEO_PAD * (math.prod(grid) // merge), [grid], rows))
         words = [part[0] for part in parts]
         with one_line(self.folder, "read the prompt"):
             ids = np.array(self.tokenizer.encode(filled(text, pictures, words)), np.int32)
         self.check_length(ids, " --max-frames bounds the frames of a video.")
-        every = np.array([grid for part in parts for grid in part[1]], np.int64)
-        values = np.empty((int(every.prod(1).sum()), blank.shape[1]), blank.dtype)
+        every = [grid for part in parts for grid in part[1]]
+        values = np.empty((sum(map(math.prod, every)), blank.shape[1]), blank.dtype)
         start = 0
         for _, took, source in parts:
             end = start + sum(map(math.prod, took))
@@ -239,9 +243,22 @@ class Runtime:
         tensors = og.NamedTensors()
         tensors["input_ids"] = ids[None]
         tensors["pixel_values"] = values
-        tensors["image_grid_thw"] = every
+        tensors["image_grid_thw"] = np.array(runs(every, self.most_at_once), np.int64)
+        tensors["video_grid_thw"] = np.array(every, np.int64)
         tensors["num_image_tokens"] = np.array([len(values) // merge], np.int64)
         return Prompt(tensors, ids)
+
+    @property
+    def most_at_once(self) -> float:
+        """Patches of one run of the vision graph; see `runs`.
+
+        A graph of one size takes one picture. Several runs are for a CPU alone: for them, the
+        runtime takes the features to lie in its memory.
+        """
+        if self.sizing.fixed is not None:
+            return 0
+        options = self.config["model"]["vision"].get("session_options", {})
+        return math.inf if options.get("provider_options") else MOST_AT_ONCE
 
     def patches(self, picture: Image.Image) -> tuple[npt.NDArray[Any], list[int]]:
         """Rows of one picture, and its grid; the runtime pads those of several to one number."""

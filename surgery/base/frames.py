@@ -1,5 +1,8 @@
 """Frames out of a folder, an animation that Pillow reads, or a video file that PyAV reads.
 
+Frames of a video file are turned as its display matrix says, the way players show them. Pictures of
+a folder are turned as their EXIF data says.
+
 PyAV is optional. A video file that names other files or addresses, as playlists do, is not
 followed: the decoder gets the one open file and no protocol to open another.
 """
@@ -8,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import struct
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -152,11 +156,35 @@ def video_file(path: Path) -> Frames:
                 if at in wanted:
                     if frame.width * frame.height > MOST_PIXELS:
                         raise UserError(f"{path}: more than {MOST_PIXELS:,} pixels in a frame.")
-                    yield frame.to_ndarray(format="rgb24")
+                    matrix = frame.side_data.get("DISPLAYMATRIX")
+                    pixels = frame.to_ndarray(format="rgb24")
+                    yield pixels if matrix is None else upright(pixels, bytes(matrix))
                 if at >= last:
                     return
 
     return Frames(path, count, rate, read)
+
+
+def upright(frame: Frame, matrix: bytes) -> Frame:
+    """Turn and mirror a frame as its file's display matrix says.
+
+    Exact for the eight ways to turn by quarters and to mirror; others count as the nearest of them.
+    What the matrix says of scale and place is ignored.
+
+    Args:
+        frame: as stored, `[H, W, 3]`.
+        matrix: nine integers of 32 bits, a b u c d v x y w, that take a pixel at (p, q) to
+            (a p + c q + x, b p + d q + y). Source: libavutil/display.h of FFmpeg.
+
+    Returns:
+        As shown, `[H, W, 3]` or `[W, H, 3]`.
+    """
+    a, b, _, c, d, *_ = struct.unpack("=9i", matrix)
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        frame, right, down = frame.swapaxes(0, 1), c, b
+    else:
+        right, down = a, d
+    return np.ascontiguousarray(frame[:: -1 if down < 0 else 1, :: -1 if right < 0 else 1])
 
 
 @contextlib.contextmanager
@@ -170,4 +198,5 @@ def container(path: Path) -> Iterator[Any]:
         with path.open("rb") as file, av.open(file, options={"protocol_whitelist": "none"}) as made:
             yield made
     except (av.FFmpegError, OSError, ValueError) as e:
-        raise UserError(f"{path}: cannot be read as a video: {first_line(e)}.") from e
+        said = first_line(e).rstrip(".")
+        raise UserError(f"{path}: cannot be read as a video: {said}.") from e

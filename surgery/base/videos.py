@@ -2,8 +2,8 @@
 
 Frames are sampled evenly, resized so that all of them together keep within a number of pixels, and
 cut into patches of two frames: the rows of `pixel_values`. A prompt gives each pair of frames a
-place of its own, with the pair's time in front. onnxruntime-genai has no videos; for it, a pair of
-frames is a picture whose two slices differ.
+place of its own, with the pair's time in front. onnxruntime-genai's processor has no videos; for
+it, a pair of frames is a picture whose two slices differ.
 
 Source: `video_processing_qwen3_vl.py` and `processing_qwen3_vl.py` of transformers.
 """
@@ -23,7 +23,7 @@ from surgery.base.errors import PackageError, UserError
 from surgery.base.files import Fields
 from surgery.base.frames import Frames
 from surgery.base.pictures import LONGEST_ASPECT, Sizing
-from surgery.base.prompts import IMAGE_PAD, VISION_END, VISION_START
+from surgery.base.prompts import VIDEO_PAD, VISION_END, VISION_START
 from surgery.base.resampling import bicubic
 
 KEY = "video_processor"
@@ -132,7 +132,7 @@ class Clip:
     @property
     def text(self) -> str:
         """What stands in a prompt for `VIDEO_PAD`: time and place of each temporal patch."""
-        place = VISION_START + IMAGE_PAD * self.tokens + VISION_END
+        place = VISION_START + VIDEO_PAD * self.tokens + VISION_END
         return "".join(f"<{second:.1f} seconds>{place}" for second in self.seconds)
 
 
@@ -293,6 +293,36 @@ class VideoProcessor:
             out[at * each : (at + 1) * each] = values.transpose(1, 4, 2, 5, 7, 0, 3, 6).reshape(
                 each, -1
             )
+
+
+def runs(grids: Sequence[list[int]], most: float) -> list[list[int]]:
+    """Grids of the runs in which the vision graph takes pictures: neighbours of one size together.
+
+    The graph takes a run of N pictures as N frames, which do not see each other. The runtime takes
+    all of `image_grid_thw` at once if its grids are equal, and else one after the other
+    (`QwenVisionState::Run` of onnxruntime-genai): so the last run is made unlike the others.
+
+    Args:
+        grids: time (1), rows and columns of each picture.
+        most: patches of a run, where a picture has fewer; 0 for each picture by itself.
+
+    Returns:
+        Pictures, rows and columns of each run.
+    """
+    found: list[list[int]] = []
+    for _, rows, columns in grids:
+        fits = found and (found[-1][0] + 1) * rows * columns <= most
+        if fits and found[-1][1:] == [rows, columns]:
+            found[-1][0] += 1
+        else:
+            found.append([1, rows, columns])
+    if most and len(found) > 1 and all(run == found[0] for run in found):
+        count, *size = found.pop()
+        if count > 1:
+            found += [[count - 1, *size], [1, *size]]
+        else:
+            found[-1] = [2, *size]
+    return found
 
 
 def check_sampling(fps: float | None, most: int | None) -> None:

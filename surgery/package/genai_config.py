@@ -21,7 +21,7 @@ PROCESSOR = "processor_config.json"
 
 CPU_SESSIONS: dict[str, dict[str, Any]] = {
     "decoder": {"intra_op_num_threads": 0},
-    "embedding": {"intra_op_num_threads": 1},
+    "embedding": {"intra_op_num_threads": 1, "enable_cpu_mem_arena": False},
     "vision": {
         "intra_op_num_threads": 0,
         "session.disable_prepacking": "1",
@@ -29,15 +29,17 @@ CPU_SESSIONS: dict[str, dict[str, Any]] = {
         "enable_cpu_mem_arena": False,
     },
 }
-"""Session options of CPU packages, chosen with two benchmarks.
+"""Session options of CPU packages, chosen with benchmarks.
 
 `tests/bench/load.py` and `tests/bench/generate.py` ran on the shapes of a 4B model.
 `intra_op_num_threads` 0 means one thread per physical core. Without it, the runtime uses half the
 logical cores, which halves the speed on cores with one hardware thread. The embedding graph has one
-thread, because a second thread pool would compete with that of the decoder. The vision graph runs
-once per picture, and its options save memory between runs: weights are not prepacked (a second copy
-that would save 5% of the time), constant folding does not store weights converted to float32, and
-there is no arena for activations.
+thread, because a second thread pool would compete with that of the decoder, and no arena, which
+would hold the memory of a long prompt's embeddings while the decoder reads it
+(`tests/bench/video_memory.py`). The vision graph runs once per picture, or per run of equal ones,
+and its options save memory between runs: weights are not prepacked (a second copy that would save
+5% of the time), constant folding does not store weights converted to float32, and there is no arena
+for activations.
 """
 
 

@@ -62,9 +62,9 @@ def asked(case, shown, question=QUESTION):
     )
 
 
-def with_pictures(ids, config):
-    """Ids of a prompt with the token of a picture for that of a video."""
-    return np.where(ids == config.video_token_id, config.image_token_id, ids)
+def as_videos(ids, config):
+    """Ids of a prompt with the token of a video for that of a picture."""
+    return np.where(ids == config.image_token_id, config.video_token_id, ids)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -76,13 +76,29 @@ def test_tokens_and_logits_are_pytorchs(cases, name, kind):
     wanted = asked(case, shown)
     ready = [runtime.clip(s) if isinstance(s, Frames) else s for s in shown]
     prompt = runtime.prompt(runtime.ask(QUESTION, ready), ready)
-    ids = with_pictures(wanted["input_ids"][0].numpy(), reference.config)
+    ids = as_videos(wanted["input_ids"][0].numpy(), reference.config)
     assert prompt.ids.tolist() == ids.tolist()
     answer = reference.generate(wanted, steps, stop=False)
     assert list(runtime.generate(prompt, steps, GREEDY)) == answer.tokens
     difference = abs(runtime.follow(prompt, answer.tokens) - answer.logits).max()
     print(f"max|dlogit| {difference:.1e} of {abs(answer.logits).max():.1f}")
     assert difference < TOLERANCE
+
+
+@pytest.mark.parametrize("kind", ["mixed", "equal grids", "seven pairs"])
+@pytest.mark.parametrize("most", [1, 60, 100])
+def test_runs_of_the_vision_graph_change_nothing(demo, kind, most, monkeypatch):
+    """Frames in runs of one pair, two or more; see `surgery.base.videos.runs`."""
+    runtime, shown = demo.endless, {**SHOWN, "seven pairs": [noise(14, 96, 64)]}[kind]
+    ready = [runtime.clip(s) if isinstance(s, Frames) else s for s in shown]
+    whole = runtime.prompt(runtime.ask(QUESTION, ready), ready)
+    monkeypatch.setattr("surgery.answer.runtime.MOST_AT_ONCE", most)
+    prompt = runtime.prompt(runtime.ask(QUESTION, ready), ready)
+    grids = [p.tensors["image_grid_thw"].as_numpy().tolist() for p in (whole, prompt)]
+    assert len(grids[0]) < len(grids[1])
+    wanted = demo.reference.generate(asked(demo, shown), 16, stop=False)
+    assert list(runtime.generate(prompt, 16, GREEDY)) == wanted.tokens
+    assert abs(runtime.follow(prompt, wanted.tokens) - wanted.logits).max() < TOLERANCE
 
 
 def test_order_of_frames_and_their_times_matter_to_these_weights(demo):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from pathlib import Path
 
 import hf_video
@@ -20,7 +21,7 @@ from surgery.base.files import Fields
 from surgery.base.frames import open_frames
 from surgery.base.pictures import Sizing
 from surgery.base.resampling import bicubic
-from surgery.base.videos import Settings, VideoProcessor
+from surgery.base.videos import Settings, VideoProcessor, runs
 
 SIZES = [(16, 16), (64, 48), (500, 300), (300, 500), (1920, 1080), (33, 640), (640, 33), (90, 91)]
 
@@ -111,6 +112,25 @@ def test_resampling_is_torchs(seed):
     np.testing.assert_array_equal(bicubic(frame, wide, high), wanted.numpy())
 
 
+@pytest.mark.parametrize(
+    ("grids", "most", "wanted"),
+    [
+        ([[1, 4, 4]] * 5, 80, [[5, 4, 4]]),
+        ([[1, 4, 4]] * 5, 79, [[4, 4, 4], [1, 4, 4]]),
+        ([[1, 4, 4]] * 4, 32, [[2, 4, 4], [1, 4, 4], [1, 4, 4]]),  # equal ones would be one run
+        ([[1, 4, 4]] * 3, 1, [[1, 4, 4], [2, 4, 4]]),
+        ([[1, 4, 4]] * 2, 1, [[2, 4, 4]]),
+        ([[1, 4, 4]] * 3, 0, [[1, 4, 4]] * 3),
+        ([[1, 4, 4]] * 3, math.inf, [[3, 4, 4]]),
+        ([[1, 4, 4]], 1, [[1, 4, 4]]),
+        ([[1, 4, 2], [1, 2, 4], [1, 2, 4]], 16, [[1, 4, 2], [2, 2, 4]]),
+        ([[1, 4, 2], [1, 2, 4], [1, 4, 2]], 16, [[1, 4, 2], [1, 2, 4], [1, 4, 2]]),
+    ],
+)
+def test_runs_of_the_vision_graph(grids, most, wanted):
+    assert runs(grids, most) == wanted
+
+
 def test_settings_come_back_as_written():
     own = Settings(1, 2, 3.0, 4, 5, True, 6, 0.5, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     assert Settings.of(Fields(Path("file"), own.record(), UserError)) == own
@@ -196,6 +216,45 @@ def test_video_files_as_transformers_reads_them(tmp_path, name, codec):
     wanted, _ = read_video_pyav(str(tmp_path / name), lambda metadata: at)
     np.testing.assert_array_equal(np.stack(list(video.read(at))), wanted)
     assert abs(wanted.astype(float) - frames[at]).mean() < 60, "the frames that were written"
+
+
+ORIENTATIONS = {
+    "as stored": ((1, 0, 0, 1), lambda frame: frame),
+    "quarter clockwise": ((0, 1, -1, 0), lambda frame: np.rot90(frame, -1)),  # an upright phone
+    "half": ((-1, 0, 0, -1), lambda frame: np.rot90(frame, 2)),
+    "quarter counterclockwise": ((0, -1, 1, 0), lambda frame: np.rot90(frame)),
+    "mirrored": ((-1, 0, 0, 1), np.fliplr),
+    "upside down": ((1, 0, 0, -1), np.flipud),
+    "mirrored, counterclockwise": ((0, 1, 1, 0), lambda frame: np.rot90(np.fliplr(frame))),
+    "mirrored, clockwise": ((0, -1, -1, 0), lambda frame: np.rot90(np.fliplr(frame), -1)),
+    "enlarged, quarter clockwise": ((0, 2, -2, 0), lambda frame: np.rot90(frame, -1)),
+    "nothing": ((0, 0, 0, 0), lambda frame: frame),
+}
+
+
+@pytest.mark.parametrize("name", ORIENTATIONS)
+def test_frames_of_a_video_file_are_upright(tmp_path, name):
+    """The matrix of the track, in the box `tkhd` of the file, is what a phone writes."""
+    pytest.importorskip("av")
+    (a, b, c, d), turned = ORIENTATIONS[name]
+    encode(tmp_path / "a.mp4", "mpeg4", pixels(5, (96, 64)), 2)
+    stored = list(open_frames(tmp_path / "a.mp4").read(range(5)))
+    data = (tmp_path / "a.mp4").read_bytes()
+    at = data.index(b"tkhd") + 44
+    whole = struct.Struct(">9i")
+    assert whole.unpack_from(data, at) == (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+    matrix = whole.pack(a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
+    (tmp_path / "a.mp4").write_bytes(data[:at] + matrix + data[at + 36 :])
+    video = open_frames(tmp_path / "a.mp4")
+    wanted = [turned(frame) for frame in stored]
+    np.testing.assert_array_equal(np.stack(list(video.read(range(5)))), np.stack(wanted))
+    height, width = wanted[0].shape[:2]
+    ours = rule(least=4096)
+    clip = ours.clip(video)
+    assert clip.frames.shape[1:3] == (height, width) and clip.grid == (height // 16, width // 16)
+    small = rule(least=4096, most=20000)  # the bound makes frames smaller, the long side stays long
+    high, wide = small.clip(video).frames.shape[1:3]
+    assert high * wide < height * width and (high > wide) == (height > width)
 
 
 def test_a_file_with_fewer_frames_than_it_says():
