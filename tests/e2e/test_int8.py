@@ -16,6 +16,7 @@ from export_min.reference import Reference
 from surgery.__main__ import main
 from surgery.answer.runtime import Runtime
 from surgery.engine.options import Options
+from surgery.package.genai_config import NO_PREPACKING
 from surgery.verify.opened import Opened
 from surgery.verify.rounding import every, unpacked
 from surgery.verify.runtime import QUESTION, sample
@@ -151,6 +152,14 @@ def test_the_runtime_answers_as_in_float32(demo):
         prompt = runtime.prompt(runtime.ask(QUESTION, 2), pictures)
         answers.append(list(runtime.generate(prompt, 16, {"do_sample": False})))
     assert answers[0] == answers[1] and len(answers[0]) > 1
+
+
+def test_products_are_those_of_8_bit_kernels(demo):
+    """Without prepacking, onnxruntime unpacks weights to float32 and multiplies those."""
+    sections = [Opened(demo.build("int8", INT8)).model, Opened(demo.fp32).model]
+    options = [section["vision"]["session_options"] for section in sections]
+    assert [found.pop(NO_PREPACKING, None) for found in options] == [None, "1"]
+    assert options[0] == options[1]
 
 
 @pytest.mark.parametrize("provider", ["cuda", "dml"])
