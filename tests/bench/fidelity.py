@@ -419,7 +419,7 @@ def rows(
         (f"fast: rounding, 8 bits by role, {bits}", partial(by_role, bits))
         for bits in (4.5, 4.75, 5.0)
     ]
-    for bits in (4.5, 5.0):
+    for bits in (4.5, 5.0, 5.5):  # Q4_K_M takes 5.53 here
         found += [
             (f"rounding, b128 + 8 bits, {bits}", partial(rounded_mix, bits)),
             (f"GPTQ, b128 + 8 bits, {bits}", partial(mix, bits, coarse, compensating)),
