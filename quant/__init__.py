@@ -5,6 +5,7 @@ them, what a runtime makes of the blocks; `weight_error` and `output_error` say 
 
     quantize           rounding to nearest, the definition
     quantize_rows      the same bytes many times faster; `quantize_parallel` on all cores
+    quantize_channels  rounding to 8 bits with one scale for each row
     search             scales and zero points with the least weighted error
     gptq               codes that make up for each other's error on given inputs
     descend            lowers that error further, code by code and scale by scale
@@ -15,6 +16,7 @@ budget. The package knows no graph and no checkpoint.
 
 from quant.blocks import BlockFormat, Blocks, dequantize, pack, unpack
 from quant.budget import Choice, Spent, spend
+from quant.channels import Channels, quantize_channels
 from quant.compensation import gptq, gptq_definition
 from quant.definition import quantize
 from quant.descent import descend
@@ -34,6 +36,7 @@ __all__ = [
     "BlockError",
     "BlockFormat",
     "Blocks",
+    "Channels",
     "Choice",
     "Factor",
     "Hessian",
@@ -48,6 +51,7 @@ __all__ = [
     "output_error",
     "pack",
     "quantize",
+    "quantize_channels",
     "quantize_parallel",
     "quantize_rows",
     "search",

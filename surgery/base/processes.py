@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import signal
 
 
@@ -25,3 +27,12 @@ def limit_memory(most: int) -> None:
     except ImportError:  # Windows
         return
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+
+def return_memory() -> None:
+    """Give memory that was freed back to the system, where the C library keeps it (glibc does)."""
+    if os.name != "posix":
+        return
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

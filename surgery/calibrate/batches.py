@@ -46,8 +46,8 @@ def sampled(
 ) -> tuple[list[Tokens], list[Tokens]]:
     """Rows of text, two at least, and prompts about pictures with answers.
 
-    Pictures come first: the runtime that answers about them is released before text is sampled,
-    so that one copy of the decoder is in memory at a time.
+    Pictures come first: the runtime that answers about them is released before anything else is
+    loaded, so that one copy of the decoder is in memory at a time.
 
     Args:
         sampler: writes the tokens.
@@ -62,11 +62,12 @@ def sampled(
         done += more
         tell(min(done, total), total)
 
-    seen = []
+    answers = []
     for part in sampler.pictures(PICTURES, ANSWER):
-        seen.append(part)
+        answers.append(part)
         count(ANSWER)
     sampler.release()
+    seen = list(sampler.encoded(answers))
     return list(sampler.text(rows, LENGTH, count)), seen
 
 
@@ -89,12 +90,12 @@ def batches_from(
             estimate losses from.
     """
     written = list(documents(sampler, examples, LENGTH))
-    seen: list[Tokens] = []
+    answers = []
     for part in conversations(sampler, examples, ANSWER):
-        seen.append(part)
-        tell(len(seen), len(examples))
+        answers.append(part)
+        tell(len(answers), len(examples))
     sampler.release()
-    return assembled(sampler, written, seen, inputs)
+    return assembled(sampler, written, list(sampler.encoded(answers)), inputs)
 
 
 def assembled(

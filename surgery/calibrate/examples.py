@@ -12,7 +12,7 @@ import numpy as np
 
 from surgery.answer.questions import check_texts, paths, read_lines
 from surgery.base.errors import UserError
-from surgery.calibrate.sampler import Sampler, Tokens
+from surgery.calibrate.sampler import Answered, Sampler, Tokens
 
 FORM = '{"text": text} or {"image": path, "question": text, "answer": text}'
 """A line of the file; "image" (a path or a list of paths) and "answer" may be left out."""
@@ -93,7 +93,7 @@ def documents(sampler: Sampler, examples: Sequence[Example], length: int) -> Ite
             yield from sampler.rows(np.array(rows[size], np.int64))
 
 
-def conversations(sampler: Sampler, examples: Sequence[Example], steps: int) -> Iterator[Tokens]:
+def conversations(sampler: Sampler, examples: Sequence[Example], steps: int) -> Iterator[Answered]:
     """The questions with their answers, as the chat template writes them.
 
     Args:

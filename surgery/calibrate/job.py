@@ -26,6 +26,7 @@ from surgery.calibrate.sweep import (
     Measured,
     Streams,
     candidates,
+    distances,
     divergence,
     observe,
     probe,
@@ -44,14 +45,15 @@ class Work:
     """What a calibration is about.
 
     Attributes:
-        model: the float decoder, in topological order, all passes before quantization done.
-        head: names that the head's weight may have.
+        model: the float graph, in topological order, all passes before quantization done.
+        head: names that the head's weight may have; none where the graph makes no logits.
         skip: weights that are not calibrated: the head's, and those of routers.
         symmetric: whether 4-bit blocks go without zero points.
         block: most 4-bit weights that share a scale.
         scales: dtype of scales as stored.
         folder: where results are kept; its name says what decides them (`digest`).
         experts: the format of fused experts; None where they are not quantized.
+        output: the output by which losses are measured where there is no head.
     """
 
     model: ir.Model
@@ -62,11 +64,23 @@ class Work:
     scales: ir.DataType
     folder: Path
     experts: quant.BlockFormat | None = None
+    output: str = ""
 
     @property
     def kept(self) -> Kept:
         """Its files."""
         return Kept(self.folder, self.symmetric, self.block, np.dtype(self.scales.numpy()))
+
+
+def ends(work: Work) -> tuple[ir.Value, Product | None]:
+    """The last value that calibrated weights make, and the head behind it, if there is one.
+
+    Raises:
+        ValueError: no product has the head's weight.
+    """
+    if work.head:
+        return head_input(work.model, work.head)
+    return next(v for v in work.model.graph.outputs if v.name == work.output), None
 
 
 def head_input(model: ir.Model, names: frozenset[str]) -> tuple[ir.Value, Product]:
@@ -101,8 +115,8 @@ def sweep(
     Raises:
         OutputError: the disk is full, or the folder cannot be written.
     """
-    hidden, head = head_input(work.model, work.head)
-    pieces = list(cut(work.model, hidden, work.skip))
+    last, head = ends(work)
+    pieces = list(cut(work.model, last, work.skip))
     done, streams, measured = work.kept.state() or (0, Streams(), [])
     tell(done, len(pieces))
     for number, piece in enumerate(pieces[done:], done):
@@ -119,7 +133,7 @@ def sweep(
         piece.release()
         work.kept.save_state(number + 1, streams, measured)
         tell(number + 1, len(pieces))
-    losses = divergence(streams, head.source)
+    losses = distances(streams) if head is None else divergence(streams, head.source)
     for number, group in enumerate(measured):
         for one in group:
             one.loss = losses[number] * one.share

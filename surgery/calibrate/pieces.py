@@ -19,6 +19,7 @@ import onnxruntime as ort
 
 from surgery.match.mixtures import Mixture, mixture_of
 from surgery.match.products import Product, product_of
+from surgery.rewrite.subgraphs import branches, captured
 from surgery.rewrite.weights import numbers
 
 Array = npt.NDArray[Any]
@@ -134,6 +135,7 @@ class Piece:
         part.opset_imports.update(self.graph.opset_imports)
         options = ort.SessionOptions()
         options.log_severity_level = 3
+        options.enable_cpu_mem_arena = False  # results, which outlive the session, would keep it
         model = ir.Model(part, ir_version=10)
         return ort.InferenceSession(
             ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
@@ -176,6 +178,7 @@ def cut(model: ir.Model, last: ir.Value, skip: frozenset[str] = frozenset()) -> 
     until: dict[ir.Value, int] = {}
     for node, place in order.items():
         read = [value for value in node.inputs if value is not None]
+        read += [value for inner in branches(node) for value in captured(inner)]
         for value in read:
             if value in active:
                 until[value] = place

@@ -86,7 +86,7 @@ class Plan:
     """The formats of a decoder's linear weights.
 
     Attributes:
-        formats: by weight; None leaves one in float.
+        formats: in blocks, by weight; None leaves one in float.
         rows: the table, in the order of the graph.
         bits: bits for each weight that is quantized, scales and zero points included.
         measured: whether losses come from this checkpoint's own activations.
@@ -256,6 +256,17 @@ def in_eight_bits(products: Sequence[Product], scales: ir.DataType = ir.DataType
     rows = tuple(row(name, sizes[name], chosen[name]) for name in sizes)
     formats = {name: choice.format for name, choice in chosen.items()}
     return Plan(formats, rows, total_bits(sizes, chosen))
+
+
+def in_rows(products: Sequence[Product]) -> Plan:
+    """The same with one float32 scale for each row, as `matmul_int8` has it."""
+    rows = []
+    for product in products:
+        n, k = product.source.parts[0][1]
+        rows.append(Row(product.name, (n, k), 8, k, n * (k + 4), 0.0))
+    weights = sum(n * k for n, k in (one.shape for one in rows))
+    bits = 8 * sum(one.nbytes for one in rows) / weights if weights else 0.0
+    return Plan({}, tuple(rows), bits)
 
 
 def row(

@@ -11,7 +11,6 @@ import gc
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ import onnxruntime as ort
 from surgery.answer.runtime import Prompt, Runtime
 from surgery.base.demo import DEMO
 from surgery.base.pictures import open_picture
+from surgery.base.processes import return_memory
 from surgery.calibrate.pieces import Array
 from surgery.calibrate.positions import positions
 
@@ -47,8 +47,27 @@ class Tokens:
     places: npt.NDArray[np.int64]
 
 
+@dataclass(frozen=True)
+class Answered:
+    """A prompt with its answer, its pictures not encoded yet.
+
+    Attributes:
+        ids: int64 [S].
+        pixels: float32 [P, W], patches of its pictures; P is 0 without.
+        grids: int64 [N, 3], of each picture.
+    """
+
+    ids: npt.NDArray[np.int64]
+    pixels: npt.NDArray[np.float32]
+    grids: npt.NDArray[np.int64]
+
+
 class Sampler:
     """The graphs of a package as sessions, and the runtime for prompts with pictures.
+
+    One large graph is in memory at a time besides the runtime, which holds all of them: prompts and
+    answers about pictures come first, then the runtime is released, pictures are encoded, and last
+    comes text.
 
     Args:
         package: a package for the CPU.
@@ -71,16 +90,11 @@ class Sampler:
         ids = [int(token) for token in self.runtime.tokenizer.encode(text)]
         return [token for token in ids if token not in self.marks]
 
-    @cached_property
-    def vision(self) -> ort.InferenceSession:
-        """The vision graph."""
-        return self.session("vision")
-
     def release(self) -> None:
-        """Let go of the runtime, which holds all graphs, and of the vision graph."""
+        """Let go of the runtime."""
         self.runtime = None
-        vars(self).pop("vision", None)
         gc.collect()
+        return_memory()
 
     @property
     def marks(self) -> list[int]:
@@ -91,6 +105,7 @@ class Sampler:
         """A graph of the package on the CPU."""
         options = ort.SessionOptions()
         options.log_severity_level = 3
+        options.enable_cpu_mem_arena = False  # results, which outlive the session, would keep it
         return ort.InferenceSession(
             self.package / self.model[part]["filename"], options,
             providers=["CPUExecutionProvider"],
@@ -133,7 +148,7 @@ class Sampler:
             places = np.broadcast_to(np.arange(length), (3, count, length)).astype(np.int64)
             yield Tokens(ids, self.nothing(), places)
 
-    def pictures(self, count: int, steps: int) -> Iterator[Tokens]:
+    def pictures(self, count: int, steps: int) -> Iterator[Answered]:
         """Prompts about the demo's pictures with the answers that the model samples.
 
         Args:
@@ -152,7 +167,7 @@ class Sampler:
         answer: str | None,
         steps: int,
         number: int,
-    ) -> Tokens:
+    ) -> Answered:
         """A question in the chat template, with an answer.
 
         Args:
@@ -170,12 +185,12 @@ class Sampler:
         sized = [runtime.sizing.apply(open_picture(file)) for file in pictures]
         prompt = runtime.prompt(runtime.ask(question, len(sized)), sized)
         if answer is not None:
-            return self.answered(prompt, self.encode(answer))
+            return answered(prompt, self.encode(answer))
         options = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0,
                    "random_seed": self.seed + number}  # fmt: skip
         written = list(runtime.generate(prompt, steps, options))
         stop = next((i for i, token in enumerate(written) if token in self.marks), len(written))
-        return self.answered(prompt, written[:stop])
+        return answered(prompt, written[:stop])
 
     def rows(self, ids: npt.NDArray[np.int64], together: int = ROWS) -> Iterator[Tokens]:
         """Rows [B, S] of text, a few at a time."""
@@ -184,21 +199,29 @@ class Sampler:
             places = np.broadcast_to(np.arange(part.shape[1]), (3, *part.shape)).astype(np.int64)
             yield Tokens(part, self.nothing(), places)
 
-    def answered(self, prompt: Prompt, answer: Sequence[int]) -> Tokens:
-        """A prompt with its answer as one row."""
-        ids = np.concatenate([prompt.ids, np.array(answer, np.int64)]).astype(np.int64)
+    def encoded(self, parts: list[Answered]) -> Iterator[Tokens]:
+        """Prompts with answers as rows, their pictures encoded; the list ends up empty."""
         image, merge = self.model["image_token_id"], self.model["vision"]["spatial_merge_size"]
-        features, grids = self.nothing(), []
-        if (ids == image).any():
-            pixels = np.array(prompt.tensors["pixel_values"].as_numpy())
-            grid = np.array(prompt.tensors["image_grid_thw"].as_numpy()).reshape(-1, 3)
-            pixels = pixels.reshape(-1, pixels.shape[-1]).astype(np.float32)
-            features = self.vision.run(
-                ["image_features"], {"pixel_values": pixels, "image_grid_thw": grid}
-            )[0]
-            grids = [(int(t), int(h), int(w)) for t, h, w in grid]
-        places = positions(ids.tolist(), image, grids, merge)
-        return Tokens(ids[None], features, places[:, None])
+        vision = self.session("vision") if any(len(part.pixels) for part in parts) else None
+        while parts:
+            part = parts.pop(0)  # pixels are large
+            features = self.nothing()
+            if vision is not None and len(part.pixels):
+                feeds = {"pixel_values": part.pixels, "image_grid_thw": part.grids}
+                (features,) = vision.run(["image_features"], feeds)
+            grids = [(int(t), int(h), int(w)) for t, h, w in part.grids]
+            places = positions(part.ids.tolist(), image, grids, merge)
+            yield Tokens(part.ids[None], features, places[:, None])
+
+
+def answered(prompt: Prompt, answer: Sequence[int]) -> Answered:
+    """A prompt with its answer as one row."""
+    ids = np.concatenate([prompt.ids, np.array(answer, np.int64)]).astype(np.int64)
+    if "pixel_values" not in prompt.tensors:
+        return Answered(ids, np.zeros((0, 0), np.float32), np.zeros((0, 3), np.int64))
+    pixels = np.array(prompt.tensors["pixel_values"].as_numpy(), np.float32)
+    grids = np.array(prompt.tensors["image_grid_thw"].as_numpy(), np.int64)
+    return Answered(ids, pixels.reshape(-1, pixels.shape[-1]), grids.reshape(-1, 3))
 
 
 class Decoding:

@@ -1,9 +1,9 @@
 """One pass over the pieces: Hessians of every weight, candidates, and what each would cost.
 
 The loss of a piece is measured: its weights are quantized, and a few short rows of tokens run
-from there through the float pieces behind it to the logits; the KL divergence from the float
-logits is the loss. Inside the piece it is shared out by how much each weight alone moves the
-piece's output. Both use forward runs only.
+from there through the float pieces behind it. The loss is the KL divergence from the float logits,
+or of a graph without logits how far its output moves. Inside the piece it is shared out by how much
+each weight alone moves the piece's output. Both use forward runs only.
 """
 
 from __future__ import annotations
@@ -181,6 +181,22 @@ def probe(
     streams.probe = exact
 
 
+def distances(streams: Streams) -> dict[int, float]:
+    """Squared length of each changed stream's difference from the float one, over its own.
+
+    The loss of a graph without logits.
+
+    Args:
+        streams: after the last piece.
+    """
+    assert streams.probe is not None
+    whole = float(np.square(streams.probe, dtype=np.float64).sum()) or 1.0
+    return {
+        number: float(np.square(other - streams.probe, dtype=np.float64).sum()) / whole
+        for number, other in streams.changed.items()
+    }
+
+
 class Normalizer:
     """Sums of exponentials over logits that come in slices, each row's largest kept aside.
 
@@ -227,7 +243,7 @@ def divergence(streams: Streams, head: Source, piece: int = 1 << 24) -> dict[int
     means = {number: np.zeros(tokens) for number in others}
     step = max(1, piece // max(width, tokens))
     for start in range(0, vocabulary, step):
-        (rows,) = head.read(start, start + step)
+        (rows,) = head.read(start, min(start + step, vocabulary))
         matrix = np.ascontiguousarray(rows, np.float32).T
         p = (exact @ matrix).astype(np.float64)
         shrink = float_.add(p)

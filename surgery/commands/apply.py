@@ -13,9 +13,11 @@ from surgery.commands.options import (
     add_execution_provider,
     add_formats,
     add_max_length,
+    add_prefill,
     add_text_precision,
     options,
 )
+from surgery.engine.options import PRESETS
 from surgery.engine.recipes.generic import GENERIC
 from surgery.jobs.apply import DEFAULT
 
@@ -46,11 +48,20 @@ def configure(p: argparse.ArgumentParser) -> None:
     group = p.add_argument_group("quantization", "With -t int4.")
     group.add_argument(
         "--preset",
+        choices=tuple(PRESETS),
         default=DEFAULT.preset,
-        help="fast, rounding to nearest; a calibration needs a raw export of export_min "
-        "(default: %(default)s)",
+        help="fast: rounding to nearest. balanced: calibrated on --calibrate. best: the same with "
+        "more bits (default: %(default)s)",
+    )
+    group.add_argument(
+        "--calibrate",
+        metavar="FILE",
+        help="example inputs of the graph, with --preset balanced or best: a .npz of arrays by the "
+        "names of inputs, one example after the other on the first axis, or a folder of such "
+        "files; empty caches may be left out",
     )
     add_formats(group, DEFAULT)
+    add_prefill(group)
 
 
 def main(args: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 import quant
 from surgery.base.errors import UserError
-from surgery.calibrate.plan import Plan, in_eight_bits, kept
+from surgery.calibrate.plan import Plan, in_eight_bits, in_rows, kept
 from surgery.engine.checkpoint import Checkpoint, read_manifest
 from surgery.engine.options import Options, Settings
 from surgery.match.products import linear
@@ -52,6 +52,11 @@ class Facts(Settings, Checkpoint):
                 f"-e {facts.target.name} -t {options.text_precision}: {facts.target.provider} has "
                 f"attention with a cache in float16 only. Use -t fp16 or -t int4."
             )
+        if options.own_prefill and facts.experts:
+            raise UserError(
+                f"--prefill {options.prefill}: for decoders without experts, and this one has "
+                f"{facts.experts} layers of them. Leave it out."
+            )
         return facts
 
     @property
@@ -84,7 +89,13 @@ class Facts(Settings, Checkpoint):
     @property
     def quantized_tower(self) -> bool:
         """Whether the linear weights of the vision tower are quantized, to 8 bits."""
-        return self.options.precision == "int8"
+        return self.options.vision_precision == "int8"
+
+    @property
+    def integer_tower(self) -> bool:
+        """Whether the products of the quantized tower are those of integers, where the provider has
+        the op; elsewhere weights are in 8-bit blocks."""
+        return self.quantized_tower and self.target.runs("MatMulIntegerToFloat", self.vision_dtype)
 
     @property
     def tower_weights(self) -> int:
@@ -102,7 +113,13 @@ class Facts(Settings, Checkpoint):
     def plan_tower(self, model: ir.Model) -> Plan:
         """The formats of the vision graph's linear weights."""
         found = linear(model, lambda name: not self.quantized_in_tower(name))
-        return in_eight_bits(found, self.vision_dtype)
+        return in_rows(found) if self.integer_tower else in_eight_bits(found, self.vision_dtype)
+
+    @property
+    def float_tower_on_cpu(self) -> bool:
+        """Whether the vision tower runs in float32 on onnxruntime's native CPU provider."""
+        on_cpu = self.target.options is None and not self.browser
+        return on_cpu and self.vision_dtype == ir.DataType.FLOAT
 
     @property
     def late_cast(self) -> bool:
@@ -110,8 +127,16 @@ class Facts(Settings, Checkpoint):
 
         The WebAssembly build that transformers.js loads cannot read bfloat16.
         """
-        on_cpu = self.target.options is None and not self.browser
-        return on_cpu and self.vision_dtype == ir.DataType.FLOAT
+        return self.float_tower_on_cpu
+
+    @property
+    def fused_skips(self) -> bool:
+        """Whether residual sums of the vision tower become one node with the norm behind them.
+
+        On a CPU in float32 onnxruntime's kernel for that node takes more than 3 times as long as
+        those for both (`tests/bench/norms.py`).
+        """
+        return not self.float_tower_on_cpu
 
     @property
     def grid(self) -> tuple[int, int, int] | None:

@@ -12,18 +12,23 @@ import onnx_ir as ir
 
 import quant
 from surgery.base.errors import UserError
-from surgery.calibrate.plan import Plan, base_format, from_structure
+from surgery.calibrate.plan import Plan, base_format, from_structure, kept
 from surgery.engine.targets import BROWSER, TARGETS, Target
 from surgery.match.products import linear
+from surgery.rewrite.two_forms import LONG
 
 DTYPES = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16}
 PRECISIONS = {**DTYPES, "int8": ir.DataType.FLOAT}
 """Dtypes of activations in the vision and embedding graphs by `--precision`."""
+AUTO = "auto"
+"""The precision that other options decide: see `Options.vision_precision`."""
 GENAI, TRANSFORMERS_JS = "onnxruntime-genai", "transformers.js"
 RUNTIMES = GENAI, TRANSFORMERS_JS
 """The programs that a package can be made for."""
 CACHES = "float", "int8"
 """How past keys and values are stored: in the dtype of the decoder, or in 8 bits."""
+PREFILLS = "same", "int8"
+"""What prompts are multiplied by: the weights of answers, or weights of their own in 8 bits."""
 LONGEST = 1 << 20
 """Longest context: four times the longest that a Qwen-VL model was trained for."""
 WIDEST = 1 << 14
@@ -57,9 +62,12 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Options:
-    """The user's choices; names as on the command line."""
+    """The user's choices; names as on the command line.
 
-    precision: str = "fp32"
+    `vision_precision` is what a precision of `AUTO` stands for.
+    """
+
+    precision: str = AUTO
     text_precision: str = "int4"
     execution_provider: str = "cpu"
     runtime: str = GENAI
@@ -73,6 +81,7 @@ class Options:
     symmetric: bool = False
     head_bits: int = 8
     kv_cache: str = "float"
+    prefill: str = "same"
     hidden_states: bool = False
     strip: bool = False
 
@@ -97,11 +106,12 @@ class Options:
             raise UserError(f"--image-size {self.image_size}: must be from 1 to {WIDEST:,} pixels.")
         choices = (
             ("--execution-provider", self.execution_provider, TARGETS),
-            ("--precision", self.precision, PRECISIONS),
+            ("--precision", self.precision, (*PRECISIONS, AUTO)),
             ("--text-precision", self.text_precision, ("int4", *DTYPES)),
             ("--for", self.runtime, RUNTIMES),
             ("--preset", self.preset, PRESETS),
             ("--kv-cache", self.kv_cache, CACHES),
+            ("--prefill", self.prefill, PREFILLS),
         )
         for option, word, known in choices:
             if word not in known:
@@ -110,6 +120,8 @@ class Options:
             self.check_browser()
         if self.quantized_cache:
             self.check_cache()
+        if self.own_prefill:
+            self.check_prefill()
         if self.calibrate is not None and not (
             self.text_precision == "int4" and PRESETS[self.preset].calibrated
         ):
@@ -136,9 +148,40 @@ class Options:
             )
 
     @property
+    def vision_precision(self) -> str:
+        """The precision of the vision and embedding graphs, one of `PRECISIONS`.
+
+        `AUTO` is int8 beside a quantized decoder in packages for onnxruntime-genai on a CPU, where
+        the tower in 8 bits moves answers far less than the decoder's 4 bits and is about twice as
+        fast; anywhere else it is fp32.
+        """
+        if self.precision != AUTO:
+            return self.precision
+        on_cpu = self.execution_provider == "cpu" and self.runtime == GENAI
+        return "int8" if on_cpu and self.text_precision == "int4" else "fp32"
+
+    @property
     def quantized_cache(self) -> bool:
         """Whether past keys and values are stored in 8 bits."""
         return self.kv_cache == "int8"
+
+    @property
+    def own_prefill(self) -> bool:
+        """Whether prompts are multiplied by weights of their own, in 8 bits."""
+        return self.prefill == "int8"
+
+    def check_prefill(self) -> None:
+        """Refuse weights for prompts where they are no faster than those for answers, or not run.
+
+        Raises:
+            UserError: the message names the option.
+        """
+        known = self.execution_provider == "cpu" and self.runtime == GENAI
+        if not known or self.text_precision != "int4":
+            raise UserError(
+                f"--prefill {self.prefill}: for packages for {GENAI} on a CPU whose decoder is in "
+                f"INT4. Use -e cpu with -t int4, or leave it out."
+            )
 
     def check_cache(self) -> None:
         """Refuse an 8-bit cache where onnxruntime has no kernel that reads it.
@@ -156,7 +199,7 @@ class Options:
     def data(self) -> dict[str, Any]:
         """As plain data for a file that may be given away: of a path only its last part."""
         name = None if self.calibrate is None else Path(self.calibrate).name
-        return asdict(self) | {"calibrate": name}
+        return asdict(self) | {"calibrate": name, "precision": self.vision_precision}
 
 
 @dataclass(frozen=True)
@@ -202,13 +245,13 @@ class Settings:
     @property
     def vision_dtype(self) -> ir.DataType:
         """Dtype of activations in the vision and embedding graphs."""
-        return PRECISIONS[self.options.precision]
+        return PRECISIONS[self.options.vision_precision]
 
     @property
     def text_dtype(self) -> ir.DataType:
         """Dtype of activations in the decoder, or in a single graph of another exporter."""
         if self.quantized:
-            half = self.browser and self.options.precision == "fp16"  # q4f16
+            half = self.browser and self.options.vision_precision == "fp16"  # q4f16
             return ir.DataType.FLOAT16 if half else self.target.compute
         return DTYPES[self.options.text_precision]
 
@@ -225,6 +268,15 @@ class Settings:
     def not_planned(self, name: str) -> bool:
         """Whether a weight's format does not depend on a plan: that of a head or a router."""
         return self.is_head(name) or name.endswith(ROUTER)
+
+    def planned(self, name: str) -> bool:
+        """Whether a linear weight of the decoder has a format of its own: no head, no router, and
+        none that stays in float."""
+        return not self.not_planned(name) and not kept([name], self.options.keep)
+
+    def for_long_inputs(self, name: str) -> bool:
+        """Whether a weight is one that only prompts are multiplied by."""
+        return name.endswith(LONG)
 
     def plan_weights(self, model: ir.Model) -> Plan:
         """The formats of a graph's linear weights."""

@@ -84,6 +84,7 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
                 "MoE": BOTH,
                 "QMoE": BOTH,
                 "GatherBlockQuantized": BOTH,
+                "MatMulIntegerToFloat": frozenset({F32}),
                 "FusedMatMul": BOTH,
             },
         ),

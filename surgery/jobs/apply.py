@@ -20,6 +20,7 @@ from surgery.engine.recipes.generic import GENERIC
 from surgery.engine.selection import known
 from surgery.jobs import quantization
 from surgery.jobs.build import QUANTIZATION, show
+from surgery.jobs.calibrate_graph import calibrated
 from surgery.jobs.describe import beside, describe, reading_of
 from surgery.jobs.left_float import left_float
 from surgery.match.logits import head_weights
@@ -64,14 +65,21 @@ def apply(
             written.
     """
     known("--recipe", recipe, GENERIC)
-    if PRESETS[options.preset].calibrated:
+    if PRESETS[options.preset].calibrated and options.calibrate is None:
         raise UserError(
-            f"--preset {options.preset}: a calibration runs the graphs of a Qwen-VL export of "
-            f"export_min, not those of others. Take --preset fast, with --bits for more bits."
+            f"--preset {options.preset}: a graph of another exporter is calibrated on inputs of "
+            f"yours. Add --calibrate FILE.npz, or take --preset fast, with --bits for more bits."
         )
+    if options.own_prefill and recipe != "decoder":
+        raise UserError(f"--prefill {options.prefill}: for decoders. Add --recipe decoder.")
     source, output = Path(source), Path(output)
     home = None if config is None else Path(config)
     paths = graph_files(source)
+    if options.calibrate is not None and len(paths) > 1:
+        raise UserError(
+            f"--calibrate {options.calibrate}: for one graph, and {source} has {len(paths)}. Name "
+            f"one with -i."
+        )
     inputs = [source] if home is None else [source, home]
     check_free(output, force, inputs)
     packaged = recipe == "decoder"
@@ -93,6 +101,8 @@ def apply(
             with naming(path):
                 model = load_any(path)
                 settings = Settings(options=options, head_widths=head_weights(model))
+                if options.calibrate is not None:
+                    settings = replace(settings, plan=calibrated(path, GENERIC[recipe], settings))
                 records = []
                 for record in runner.run(path.stem, model, GENERIC[recipe], settings):
                     tell(record, "")

@@ -34,7 +34,7 @@ from surgery.package.genai_config import PROCESSOR, check_tokens, filenames, gen
 from surgery.package.language_model import TOKENIZER
 from surgery.package.processor_config import processor_config
 from surgery.package.tokenizer import copy_tokenizer
-from surgery.passes import MatMulNBits
+from surgery.passes.quantized.blocks import PlannedPass
 
 QUANTIZATION = "quantization.json"
 """Format, size and loss of each quantized weight."""
@@ -83,8 +83,9 @@ def build(
     plans: dict[str, Plan] = {}
 
     def hear(record: runner.Record, words: str) -> None:
-        if isinstance(record.work, MatMulNBits) and isinstance(record.work.followed, Plan):
-            plans[record.graph] = record.work.followed
+        work = record.work
+        if isinstance(work, PlannedPass) and isinstance(work.followed, Plan):
+            plans[record.graph] = work.followed
         (tell or show)(record, words)
 
     models = operate(facts, watchers=watchers, tell=hear)
@@ -116,7 +117,8 @@ def planned(facts: Facts) -> Facts:
 
 
 def rounded(facts: Facts, folder: Path) -> None:
-    """Write a package without a word into a new directory."""
+    """Write a package without a word into a new directory; prompts have no weights of their own."""
+    facts = replace(facts, options=replace(facts.options, prefill="same"))
     models = operate(facts, tell=lambda record, words: None)
     folder.mkdir(parents=True)
     write(models, folder, facts)

@@ -6,14 +6,16 @@ import contextlib
 import dataclasses
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
+import onnx_ir as ir
 from rich.progress import Progress, TaskID
 
 from surgery.base import locks
 from surgery.base.console import announce, progress
 from surgery.base.errors import OutputError
+from surgery.base.processes import return_memory
 from surgery.base.shards import sample_digest
 from surgery.calibrate import job
 from surgery.calibrate.batches import (
@@ -33,7 +35,9 @@ from surgery.engine.facts import Facts
 from surgery.engine.loading import load
 from surgery.engine.options import GENAI, Options
 from surgery.engine.recipes.qwen_vl import DECODER
+from surgery.engine.step import Recipe, S
 from surgery.passes import HiddenStates, LastLogits, MatMulNBits, SkipRmsNorm
+from surgery.rewrite.contract import Pass
 
 FOLDER = Path("build/calibration")
 """Where results are kept, by what decides them: a second build takes them from here."""
@@ -50,6 +54,8 @@ LEFT_OUT = (LastLogits, HiddenStates, SkipRmsNorm)
 with the sum before it hands on both, so that no single activation crosses between layers."""
 
 Build = Callable[[Facts, Path], None]
+Tokens = Callable[[Progress, TaskID], tuple[list[Batch], Batch]]
+"""Makes the calibration tokens and the probe rows, and shows how far it is."""
 
 
 def calibrated(facts: Facts, build: Build, folder: Path = FOLDER, tokens: int = TOKENS) -> Plan:
@@ -75,25 +81,18 @@ def calibrated(facts: Facts, build: Build, folder: Path = FOLDER, tokens: int = 
     """
     work = prepared(facts, folder, tokens)
     facts.plan_weights(work.model)
-    measured = work.kept.finished()
-    if measured is not None:
-        announce(f"calibration taken from {work.folder}")
-    else:
-        measured = run(work, facts, build, tokens)
+    measured = measured_by(work, lambda *shown: tokens_for(work, facts, build, tokens, *shown))
     return job.decide(work, measured, facts.bits, facts.options.keep, facts.strict)
 
 
 def prepared(facts: Facts, folder: Path, tokens: int) -> job.Work:
     """What to calibrate: the float decoder as it is before quantization, for the CPU."""
-    options = dataclasses.replace(facts.options, execution_provider="cpu", runtime=GENAI)
+    options = dataclasses.replace(
+        facts.options, execution_provider="cpu", runtime=GENAI, kv_cache="float", prefill="same"
+    )
     on_cpu = dataclasses.replace(facts, options=options)
     model = load(facts.raw / "decoder.onnx", facts.weights)
-    for step in DECODER:
-        if step.work is MatMulNBits:
-            break
-        if step.work not in LEFT_OUT and step.when(on_cpu):
-            step.make(on_cpu)(model)
-    model.graph.sort()
+    before_quantization(model, DECODER, on_cpu, LEFT_OUT)
     names = list(model.graph.initializers)
     return job.Work(
         model,
@@ -105,6 +104,25 @@ def prepared(facts: Facts, folder: Path, tokens: int) -> job.Work:
         folder / identity(facts, tokens)[:16],
         facts.expert_format,
     )
+
+
+def before_quantization(
+    model: ir.Model, recipe: Recipe[S], settings: S, left_out: Collection[type[Pass]]
+) -> None:
+    """Run the steps of a recipe in front of `matmul_nbits`, and sort the nodes.
+
+    Args:
+        model: a raw graph; changed in place.
+        recipe: its steps.
+        settings: of the run.
+        left_out: passes that do not run.
+    """
+    for step in recipe:
+        if step.work is MatMulNBits:
+            break
+        if step.work not in left_out and step.when(settings):
+            step.make(settings)(model)
+    model.graph.sort()
 
 
 def identity(facts: Facts, tokens: int) -> str:
@@ -125,7 +143,16 @@ def identity(facts: Facts, tokens: int) -> str:
     return job.digest([shards, graphs, facts.config, sampled, formats, own])
 
 
-def run(work: job.Work, facts: Facts, build: Build, tokens: int) -> list[Measured]:
+def measured_by(work: job.Work, make: Tokens) -> list[Measured]:
+    """What a calibration measured: an earlier one, or a sweep over tokens that are made now."""
+    measured = work.kept.finished()
+    if measured is not None:
+        announce(f"calibration taken from {work.folder}")
+        return measured
+    return run(work, make)
+
+
+def run(work: job.Work, make: Tokens) -> list[Measured]:
     """Calibrate, from where an earlier run stopped; say so if this one is stopped."""
     done, total = 0, 0
     with claimed(work.folder), progress(period=PERIOD) as bar:
@@ -139,8 +166,9 @@ def run(work: job.Work, facts: Facts, build: Build, tokens: int) -> list[Measure
         try:
             kept = work.kept.batches()
             if kept is None:
-                kept = tokens_for(work, facts, build, tokens, bar, task)
+                kept = make(bar, task)
                 work.kept.save_batches(*kept)
+                return_memory()  # that of the sampler's graphs
                 bar.reset(task)
             measured = job.sweep(work, *kept, tell)
         except KeyboardInterrupt:

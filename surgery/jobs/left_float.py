@@ -16,7 +16,7 @@ from surgery.rewrite.matcher import Miss
 
 QUANTIZING = (RightWeight, PlainLinear, MatMulNBits, GatherNBits)
 """Passes that take a float weight, or prepare it for one that does."""
-BLOCKS = ("MatMulNBits", "GatherBlockQuantized", "QMoE")
+BLOCKS = ("MatMulNBits", "MatMulIntegerToFloat", "GatherBlockQuantized", "QMoE")
 """Ops whose float initializers are scales and zero points."""
 PRODUCTS = ("MatMul", "Gemm", "MoE")
 """Ops that multiply by matrices."""

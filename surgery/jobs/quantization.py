@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import onnx_ir as ir
@@ -12,12 +12,12 @@ from rich.table import Table
 
 from surgery.calibrate.plan import Plan, Row
 from surgery.jobs.left_float import PRODUCTS, float_weights
-from surgery.passes import MatMulNBits
-from surgery.passes.quantized.blocks import PARTS
+from surgery.passes.quantized.blocks import PARTS, PlannedPass
 from surgery.rewrite.contract import Pass
+from surgery.rewrite.float_activations import INTEGER
 
 BITS = {"MatMulNBits": "bits", "QMoE": "expert_weight_bits"}
-"""Ops with quantized weights in a decoder, and the attribute with the bits of a code."""
+"""Ops with weights in blocks, and the attribute with the bits of a code."""
 ROWS = 10
 """Rows of the table: weights with most of the loss."""
 
@@ -29,29 +29,45 @@ def rest(models: Iterable[ir.Model], plan: Plan) -> list[dict[str, Any]]:
         For each its name, shape, bits, block and bytes, as plain data.
     """
     found: dict[str, dict[str, Any]] = {}
-    known = {*plan.formats, *(one.name for one in plan.experts)}
+    known = {row.name for row in plan.rows} | {one.name for one in plan.experts}
     for model in models:
-        for node in model.graph:
-            if node.op_type not in BITS:
-                continue
-            for value in node.inputs:
-                name = (value.name or "" if value is not None else "").removesuffix(".packed")
-                if value is None or name == value.name or name in known:
-                    continue
-                bits = node.attributes[BITS[node.op_type]].as_int()
-                parts = [model.graph.initializers.get(f"{name}.{part}") for part in PARTS]
-                tensors = [part.const_value for part in parts if part is not None]
-                sizes = [tensor.nbytes for tensor in tensors if tensor is not None]
-                shape = list(tensors[1].shape.numpy()[:-1]) if tensors[1] else []
-                columns = sizes[0] * 8 // bits // math.prod(shape)
-                found[name] = {
-                    "name": name,
-                    "shape": [*shape, node.attributes.get_int("K", columns)],
-                    "bits": bits,
-                    "block": node.attributes["block_size"].as_int(),
-                    "nbytes": sum(sizes),
-                }
+        for node in (node for graph in model.graphs() for node in graph):
+            for one in integer(node) if node.op_type == INTEGER else in_blocks(model, node):
+                if one["name"] not in known:
+                    found[one["name"]] = one
     return list(found.values())
+
+
+def integer(node: ir.Node) -> Iterator[dict[str, Any]]:
+    """The weight of an integer product, which has one scale for each row."""
+    codes = node.inputs[1]
+    assert codes is not None and codes.shape is not None
+    k, n = codes.shape.numpy()
+    name = (codes.name or "").removesuffix(".codes")
+    yield {"name": name, "shape": [n, k], "bits": 8, "block": k, "nbytes": n * (k + 4)}
+
+
+def in_blocks(model: ir.Model, node: ir.Node) -> Iterator[dict[str, Any]]:
+    """The weights of a node that are in blocks."""
+    if node.op_type not in BITS:
+        return
+    for value in node.inputs:
+        name = (value.name or "" if value is not None else "").removesuffix(".packed")
+        if value is None or name == value.name:
+            continue
+        bits = node.attributes[BITS[node.op_type]].as_int()
+        parts = [model.graph.initializers.get(f"{name}.{part}") for part in PARTS]
+        tensors = [part.const_value for part in parts if part is not None]
+        sizes = [tensor.nbytes for tensor in tensors if tensor is not None]
+        shape = list(tensors[1].shape.numpy()[:-1]) if tensors[1] else []
+        columns = sizes[0] * 8 // bits // math.prod(shape)
+        yield {
+            "name": name,
+            "shape": [*shape, node.attributes.get_int("K", columns)],
+            "bits": bits,
+            "block": node.attributes["block_size"].as_int(),
+            "nbytes": sum(sizes),
+        }
 
 
 def listed(model: ir.Model, works: Iterable[Pass]) -> dict[str, Any]:
@@ -61,7 +77,7 @@ def listed(model: ir.Model, works: Iterable[Pass]) -> dict[str, Any]:
         model: the finished graph.
         works: the passes that ran.
     """
-    plans = [work.followed for work in works if isinstance(work, MatMulNBits)]
+    plans = [work.followed for work in works if isinstance(work, PlannedPass)]
     plan = next((plan for plan in plans if isinstance(plan, Plan)), Plan({}, (), 0.0))
     return plan.data() | {"rounded": rest([model], plan)}
 

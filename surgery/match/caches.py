@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from surgery.rewrite.subgraphs import branches
+
 APPENDING = {
     "GroupQueryAttention": (3, 4),
     "MultiHeadAttention": (6, 7),
@@ -61,9 +63,12 @@ def caches(model: ir.Model) -> tuple[list[Cache], list[Cache]]:
 def extended(present: ir.Value) -> Cache | None:
     """The cache that an output is, if it extends a graph input of rank 4."""
     value = present
-    while (node := value.producer()) is not None and node.op_type == "Identity":
-        assert node.inputs[0] is not None
-        value = node.inputs[0]
+    while (node := value.producer()) is not None and node.op_type in ("Identity", "If"):
+        if node.op_type == "If":  # both branches extend the same cache, as `long_input` makes them
+            value = branches(node)[0].outputs[value.index() or 0]
+        else:
+            assert node.inputs[0] is not None
+            value = node.inputs[0]
     if node is None:
         return None
     past: ir.Value | None = None

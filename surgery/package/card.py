@@ -7,6 +7,7 @@ from surgery.calibrate.plan import Plan
 from surgery.engine.facts import Facts
 from surgery.package.external_data import Layout
 from surgery.package.hub import metadata
+from surgery.rewrite.two_forms import LENGTH
 
 TEMPLATE = """\
 # {title}
@@ -71,7 +72,7 @@ def precision(facts: Facts) -> str:
     """What the vision and the embedding graph are in."""
     if facts.quantized_tower:
         return "vision in int8, embedding in fp32"
-    return f"vision and embedding in {facts.options.precision}"
+    return f"vision and embedding in {facts.options.vision_precision}"
 
 
 def tower(plan: Plan, count: int) -> str:
@@ -131,6 +132,11 @@ def decoder(facts: Facts) -> str:
     result = f"The head has {head}."
     if facts.plan is not None:
         result = f"{layers(facts.plan)} {result}"
+    if facts.options.own_prefill:
+        result += (
+            f" Inputs of {LENGTH} tokens or more, which prompts are, read a second copy of the "
+            f"layers' weights, in 8 bits with a scale for each row."
+        )
     if facts.experts and not facts.quantized_experts:
         result += f" Experts: {facts.text_dtype.itemsize * 8} bits."
     return result

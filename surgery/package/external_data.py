@@ -4,8 +4,8 @@ A weight is computed in blocks of rows, which threads write to the data file in 
 of every weight is fixed before the first byte is written, so the file does not depend on the number
 of threads. Memory holds a few blocks, however large the model or its largest matrix is.
 
-A transposed matrix is computed in square tiles: rows of it are columns of what is stored, and the
-file would be read once for each block of them.
+A transposed matrix is computed in tiles: rows of it are columns of what is stored, and the file
+would be read once for each block of them.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from surgery.package.finite import check_array, check_rows, unquantizable
 from surgery.rewrite.weights import (
     Array,
     Cast,
+    RowQuantized,
     RowTensor,
     Source,
     Span,
@@ -48,7 +49,7 @@ multiple of the page size on other systems."""
 LARGE = 1 << 20
 """Tensors of at least this many bytes start on a page, so that the runtime can map each alone."""
 PIECE = 4 << 20
-"""Bytes of float32 weights that a thread computes at a time."""
+"""Bytes of float32 weights, or of codes in rows of 8 bits, that a thread computes at a time."""
 SIDE = 1024
 """Side of the tiles of a transposed matrix: a piece in float32."""
 
@@ -198,6 +199,7 @@ def weight_name(tensor: ir.TensorProtocol) -> str:
     return (
         (tensor.name or "a weight")
         .removesuffix(".packed")
+        .removesuffix(".codes")
         .removesuffix(".scales")
         .removesuffix(".zero_points")
     )
@@ -354,13 +356,25 @@ def is_turned(source: Source) -> bool:
 def tiles(job: Job, files: Mapping[str, int]) -> Iterator[Callable[[], int]]:
     """Yield tasks that each write a tile of a transposed matrix."""
     k, n = job.source.parts[0][1]
-    for column in range(0, n, SIDE):  # neighbours in the file that is read follow each other
-        for row in range(0, k, SIDE):
-            rows = row, min(row + SIDE, k)
-            columns = column, min(column + SIDE, n)
+    height, width = tile_shape(job.source)
+    for column in range(0, n, width):  # neighbours in the file that is read follow each other
+        for row in range(0, k, height):
+            rows = row, min(row + height, k)
+            columns = column, min(column + width, n)
             yield lambda rows=rows, columns=columns: write_tile(  # type: ignore[misc]
                 job, rows, columns, files
             )
+
+
+def tile_shape(source: Source) -> tuple[int, int]:
+    """Rows and columns of the tiles of a transposed matrix.
+
+    A row in 8 bits is computed as a whole, so a tile of its columns has all of them.
+    """
+    if isinstance(source, Transposed) and isinstance(source.source, RowQuantized):
+        k = source.parts[0][1][0]
+        return k, max(1, PIECE // k)
+    return SIDE, SIDE
 
 
 def write_tile(job: Job, rows: Span, columns: Span, files: Mapping[str, int]) -> int:

@@ -30,6 +30,8 @@ from surgery.passes.norms.skip_rms_norm import SkipRmsNorm
 from surgery.passes.outputs.hidden_states import HiddenStates
 from surgery.passes.outputs.last_logits import LastLogits
 from surgery.passes.quantized.gather_nbits import GatherNBits
+from surgery.passes.quantized.long_input import LongInput
+from surgery.passes.quantized.matmul_int8 import MatMulInt8
 from surgery.passes.quantized.matmul_nbits import MatMulNBits
 from surgery.passes.quantized.mixture_of_experts_nbits import MixtureOfExpertsNBits
 from surgery.passes.quantized.plain_linear import PlainLinear
@@ -114,6 +116,8 @@ __all__ = [
     "LayerNorm",
     "LayerScale",
     "Lengths",
+    "LongInput",
+    "MatMulInt8",
     "MatMulNBits",
     "MixtureOfExperts",
     "MixtureOfExpertsNBits",

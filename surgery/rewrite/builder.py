@@ -15,10 +15,14 @@ from surgery.rewrite.scope import scope
 class Builder:
     """Adds the nodes of a rewrite: before the anchor, with its module path, under unique names."""
 
-    def __init__(self, maker: str, anchor: ir.Node, taken: set[str]) -> None:
+    def __init__(
+        self, maker: str, anchor: ir.Node, taken: set[str], main: ir.Graph | None = None
+    ) -> None:
         assert anchor.graph is not None
         assert isinstance(anchor.graph, ir.Graph)
         self.graph = anchor.graph
+        self.main = main or anchor.graph
+        """The graph of the model, where weights go: branches may share them."""
         self.maker, self.anchor, self.taken = maker, anchor, taken
         self.before = anchor
         """New nodes go before this node; a rewrite sets another one where needed."""

@@ -190,7 +190,7 @@ class NodePass(Pass, Generic[T]):
                 found = self.match(node, Matcher(node))
             except Miss as miss:
                 raise PassError(f"{self.name}: rewriting one site broke another: {miss}.") from miss
-            self.rewrite(node, found, Builder(self.name, node, taken))
+            self.rewrite(node, found, Builder(self.name, node, taken, model.graph))
         if nodes:
             prune(model)
             import_domains(model)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterable
 from functools import lru_cache
+from itertools import takewhile
 
 import onnx_ir as ir
 
@@ -18,13 +20,26 @@ def scope(node: ir.Node) -> str:
 @lru_cache(maxsize=1024)
 def path(recorded: str) -> str:
     """The module path in what an exporter recorded; "" where that is no list."""
-    try:
-        modules = ast.literal_eval(recorded)
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
-        return ""
-    names = [str(module) for module in modules[:-1]] if isinstance(modules, list | tuple) else []
-    named = [name for name in names if not name.startswith("_empty_nn_module")]
+    named = [name for name in modules(recorded) if not name.startswith("_empty_nn_module")]
     return named[-1] if named else ""
+
+
+@lru_cache(maxsize=1024)
+def modules(recorded: str) -> tuple[str, ...]:
+    """The modules that an exporter recorded, outermost first; none where it is no list."""
+    try:
+        found = ast.literal_eval(recorded)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return ()
+    return tuple(map(str, found[:-1])) if isinstance(found, list | tuple) else ()
+
+
+def around(nodes: Iterable[ir.Node], name: str) -> dict[str, str]:
+    """The metadata of a node of a name in the innermost module that holds all of some nodes."""
+    recorded = [modules(node.metadata_props.get(SCOPES) or "[]") for node in nodes]
+    levels = takewhile(lambda level: len(set(level)) == 1, zip(*recorded, strict=False))
+    common = [level[0] for level in levels]
+    return {SCOPES: repr([*common, name])} if common else {}
 
 
 def place(node: ir.Node) -> str:

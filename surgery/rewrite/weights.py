@@ -32,6 +32,8 @@ UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 """Unsigned integers by their size in bytes."""
 TILE = 128
 """Side of the square blocks in which a matrix is transposed."""
+STRIP = 1 << 18
+"""Numbers in the rows of a matrix that are computed together to become columns."""
 BAND = 1 << 20
 """Bytes of whole rows that are read together where some columns of them are wanted."""
 SHORT = 16 << 10
@@ -209,13 +211,7 @@ class Transposed:
 
     def read(self, start: int, stop: int) -> tuple[Array, ...]:
         """Columns `start:stop` of the source as rows; the source is read in blocks of rows."""
-        dtype, (n, _) = self.source.parts[0]
-        out = np.empty((stop - start, n), dtype.numpy())
-        step = 1024
-        for first in range(0, n, step):
-            rows = first, min(first + step, n)
-            out[:, slice(*rows)] = turn(tile(self.source, rows, (start, stop)))
-        return (out,)
+        return (tile(self, (start, stop), (0, self.parts[0][1][1])),)
 
 
 @dataclass(frozen=True)
@@ -279,7 +275,14 @@ def tile(source: Source, rows: Span, columns: Span) -> Array:
     if isinstance(source, Stored):
         return source.tile(rows, columns)
     if isinstance(source, Transposed):
-        return turn(tile(source.source, columns, rows))
+        dtype, (k, _) = source.parts[0]
+        out = np.empty((rows[1] - rows[0], columns[1] - columns[0]), dtype.numpy())
+        step = max(TILE, STRIP // k)
+        for first in range(*columns, step):
+            last = min(first + step, columns[1])
+            strip = tile(source.source, (first, last), rows)
+            turn(strip, out[:, first - columns[0] : last - columns[0]])
+        return out
     return source.read(*rows)[0][:, slice(*columns)]
 
 
@@ -288,10 +291,10 @@ def turn(matrix: Array, turned: Array | None = None) -> Array:
 
     Args:
         matrix: `[N, K]`.
-        turned: `[K, N]` of the same dtype, to write to; by default a new array.
+        turned: `[K, N]` of the same dtype, to write to; by default a new, contiguous array.
 
     Returns:
-        `[K, N]`, contiguous.
+        `[K, N]`.
     """
     n, k = matrix.shape
     turned = np.empty((k, n), matrix.dtype) if turned is None else turned
@@ -414,6 +417,25 @@ class Quantized:
         return tuple(
             part.reshape(*rows.shape[:-1], *part.shape[1:]) for part in parts if part is not None
         )
+
+
+@dataclass(frozen=True)
+class RowQuantized:
+    """A matrix `[N, K]` in int8 with one scale for each row: see `quant.quantize_channels`."""
+
+    source: Source
+
+    @property
+    def parts(self) -> tuple[tuple[ir.DataType, Shape], ...]:
+        """Codes, scales."""
+        shape = self.source.parts[0][1]
+        return (ir.DataType.INT8, shape), (ir.DataType.FLOAT, shape[:1])
+
+    def read(self, start: int, stop: int) -> tuple[Array, ...]:
+        """Quantize rows."""
+        (rows,) = self.source.read(start, stop)
+        found = quant.quantize_channels(rows)
+        return found.codes, found.scales
 
 
 class RowTensor(ir.LazyTensor):

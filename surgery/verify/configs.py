@@ -139,7 +139,8 @@ def rotary_rows(model: ir.Model) -> int | None:
     """Return the number of positions in the rotary tables of the decoder, None without tables."""
     rows = [
         value.shape[0]
-        for node in model.graph
+        for graph in model.graphs()
+        for node in graph
         if node.op_type in ("MRotaryEmbedding", "RotaryEmbedding")
         for value in node.inputs
         if value is not None and value.is_initializer() and value.shape is not None

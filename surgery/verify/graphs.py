@@ -8,18 +8,21 @@ gives alone.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 
 from surgery.answer.trusted import PARTS
 from surgery.base.errors import first_line
+from surgery.engine.loading import load
+from surgery.rewrite.float_activations import float_activations
 from surgery.verify.finding import Finding, close
+from surgery.verify.lengths import as_form, forms, labelled
 from surgery.verify.opened import Opened, port
 
 Array = npt.NDArray[Any]
@@ -28,8 +31,6 @@ IN_FLOAT, IN_HALF = 1e-4, 2e-2
 """Largest difference between two ways to compute the same, relative to the largest value: the
 order of sums differs. Products with quantized weights are computed in float here."""
 
-LEVEL = "accuracy_level"
-"""Attribute of ops with quantized weights that lets kernels round activations to int8."""
 FOLDER = "session.model_external_initializers_file_folder_path"
 """Option of onnxruntime: where the data files of a graph lie that is loaded from memory."""
 
@@ -46,12 +47,17 @@ class Session:
     logit through 28 layers of random weights on a processor without VNNI.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, form: str = "") -> None:
+        """Load a graph; of a decoder with two branches, one of its `forms`.
+
+        Raises:
+            RunError: onnxruntime cannot.
+        """
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.add_session_config_entry(FOLDER, str(path.parent))
         try:
-            graph = in_float(path)
+            graph = in_float(path, form)
             self.session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         except Exception as e:  # onnxruntime raises its own classes, derived from Exception
             raise RunError(first_line(e)) from e
@@ -69,22 +75,21 @@ class Session:
             raise RunError(first_line(e)) from e
 
 
-def in_float(path: Path) -> bytes:
-    """A graph without the attribute that lets kernels round activations."""
-    model = onnx.load(path, load_external_data=False)
-    for node in model.graph.node:
-        kept = [attribute for attribute in node.attribute if attribute.name != LEVEL]
-        if len(kept) < len(node.attribute):
-            del node.attribute[:]
-            node.attribute.extend(kept)
-    return bytes(model.SerializeToString())
+def in_float(path: Path, form: str = "") -> bytes:
+    """A graph whose kernels do not round activations."""
+    model = load(path)
+    float_activations(model)
+    proto = ir.to_proto(model)
+    as_form(form)(proto.graph)
+    return bytes(proto.SerializeToString())
 
 
 def tolerance(package: Opened, part: str) -> float:
     """`IN_HALF` for a graph that computes in float16 somewhere, `IN_FLOAT` for any other."""
-    graph = package.graphs[part].graph
-    ports = {value.dtype for value in (*graph.inputs, *graph.outputs)}
-    casts = {n.attributes.get_int("to", 0) for n in graph if n.op_type == "Cast"}
+    model = package.graphs[part]
+    ports = {value.dtype for value in (*model.graph.inputs, *model.graph.outputs)}
+    nodes = (node for graph in model.graphs() for node in graph)
+    casts = {node.attributes.get_int("to", 0) for node in nodes if node.op_type == "Cast"}
     half = ir.DataType.FLOAT16
     return IN_HALF if half in ports or half in casts else IN_FLOAT
 
@@ -95,8 +100,10 @@ def check_graphs(package: Opened) -> Iterator[Finding]:
     try:
         features: list[Array] = []
         for name, check in zip(PARTS, (check_vision, check_embedding, check_decoder)):
-            session = Session(package.path(name))
-            yield from check(package, session, features)
+            for form in forms(package) if name == "decoder" else ("",):
+                session = Session(package.path(name), form)
+                for finding in check(package, session, features):
+                    yield replace(finding, what=labelled(finding.what, form))
     except RunError as e:
         file = package.path(name).name
         if package.provider != "cpu" and "NOT_IMPLEMENTED" in str(e):

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 from surgery.answer.pytorch import Answer, Asked, PyTorch
 from surgery.answer.runtime import Prompt, Runtime
 from surgery.base.errors import PackageError
 from surgery.verify.finding import Finding, close
 from surgery.verify.float_cache import with_float_cache
+from surgery.verify.lengths import LONG, as_form, forms, labelled
 from surgery.verify.opened import QUANTIZED, Opened
 from surgery.verify.rounding import compare as compare_weight
 from surgery.verify.rounding import every, unpacked
 from surgery.verify.runtime import QUESTION, open_runtime, sample
+from surgery.verify.twin import twin
 
 STEPS = 8
 COUNTS = 0, 1, 2
@@ -29,8 +32,8 @@ TOLERANCE = {"fp32": 1e-5, "fp16": 1e-2, "int8": 5e-2, "int4": 5e-2}
 """Of the largest logit. A package with quantized weights is held to PyTorch with the unpacked ones;
 what is left is the rounding of activations to int8 (accuracy level 4)."""
 CACHE = 5e-2
-"""The same where keys and values are stored in 8 bits, whatever the weights; with a cache in float
-such a package is held to the above, too."""
+"""What is added where keys and values are stored in 8 bits; with a cache in float such a package is
+held to the above, too."""
 
 
 def check_logits(
@@ -49,21 +52,45 @@ def check_logits(
     with PyTorch.running(checkpoint, cache_dir, revision) as pytorch:
         if package.precision in QUANTIZED:
             yield from check_weights(package, pytorch)
-            pytorch.replace(unpacked(package))
-        if package.quantized_cache:
-            with with_float_cache(package) as twin:
-                exact = open_runtime(twin)
+        for form in forms(package):
+            if package.precision in QUANTIZED:
+                pytorch.replace(unpacked(package, form == LONG))
+            changes = [as_form(form)] if form else []
+            if package.quantized_cache:
+                how = labelled(", cache in float", form)
+                yield from compare_twin(package, [*changes, with_float_cache], pytorch, how)
+            if form:
+                yield from compare_twin(package, changes, pytorch, f", {form}")
+            else:
                 for count in COUNTS:
-                    yield compare(twin, exact, pytorch, count, ", cache in float")
-                del exact  # files are mapped, and Windows removes no open file
+                    yield compare(package, runtime, pytorch, count)
+
+
+def compare_twin(
+    package: Opened,
+    changes: Sequence[Callable[[onnx.GraphProto], None]],
+    pytorch: PyTorch,
+    how: str,
+) -> Iterator[Finding]:
+    """Hold the package with a changed decoder to PyTorch."""
+
+    def change(graph: onnx.GraphProto) -> None:
+        for one in changes:
+            one(graph)
+
+    with twin(package, change) as changed:
+        runtime = open_runtime(changed)
         for count in COUNTS:
-            yield compare(package, runtime, pytorch, count)
+            yield compare(changed, runtime, pytorch, count, how)
+        del runtime  # files are mapped, and Windows removes no open file
 
 
 def check_weights(package: Opened, pytorch: PyTorch) -> Iterator[Finding]:
     """Hold every quantized weight to the checkpoint's; those that are right are one finding."""
     findings = [
-        compare_weight(found, pytorch.weight(found.name), found.name in package.calibrated)
+        compare_weight(
+            found, pytorch.weight(found.name), found.name in package.calibrated and not found.long
+        )
         for found in every(package)
     ]
     wrong = [finding for finding in findings if finding.problem]
@@ -86,7 +113,7 @@ def compare(
     logits, answer = both
     steps = abs(logits - answer.logits).max(axis=-1)
     scale = float(abs(answer.logits).max())
-    tolerance = max(TOLERANCE[package.precision], CACHE if package.quantized_cache else 0.0)
+    tolerance = TOLERANCE[package.precision] + (CACHE if package.quantized_cache else 0.0)
     if may_choose_otherwise(package):
         return with_experts(what, steps, scale, tolerance)
     return close(what, float(steps.max()), scale, tolerance)

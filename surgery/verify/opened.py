@@ -14,6 +14,8 @@ from surgery.base.files import Fields
 from surgery.base.plugins import PLUGINS, missing
 from surgery.engine import loading
 
+PRODUCTS = "MatMulNBits", "MatMulIntegerToFloat"
+"""Products with quantized weights."""
 QUANTIZED = "int4", "int8"
 """Precisions of packages with quantized weights."""
 
@@ -104,13 +106,14 @@ class Opened:
         int4 is a decoder with quantized weights, int8 one in float behind a quantized tower.
         """
         for part, word in (("decoder", "int4"), ("vision", "int8")):
-            graph = self.graphs[part].graph if part in self.graphs else ()
-            if any(node.op_type == "MatMulNBits" for node in graph):
+            graphs = self.graphs[part].graphs() if part in self.graphs else ()
+            if any(node.op_type in PRODUCTS for graph in graphs for node in graph):
                 return word
         to = (
             node.attributes.get_int("to", 0)
             for model in self.graphs.values()
-            for node in model.graph
+            for graph in model.graphs()
+            for node in graph
             if node.op_type == "Cast"
         )
         return "fp16" if ir.DataType.FLOAT16 in to else "fp32"

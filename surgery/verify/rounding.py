@@ -19,6 +19,8 @@ import onnx_ir as ir
 import quant
 from quant.blocks import unpack as unpack_codes
 from surgery.answer.trusted import PARTS
+from surgery.rewrite.float_activations import INTEGER
+from surgery.rewrite.two_forms import LONG
 from surgery.rewrite.weights import numbers
 from surgery.verify.finding import Finding
 from surgery.verify.opened import Opened
@@ -57,12 +59,14 @@ class Unpacked:
         blocks: its codes and scales; a stack of matrices is one matrix of all their rows.
         stack: dimensions of the weight in front of its columns.
         gated: whether rows of gates and ups stand in turn, which PyTorch has one after the other.
+        long: whether only long inputs are multiplied by it, and others by another form of it.
     """
 
     name: str
     blocks: quant.Blocks
     stack: tuple[int, ...]
     gated: bool
+    long: bool = False
 
     def weight(self) -> Matrix:
         """The float32 numbers that it stands for, as PyTorch has them."""
@@ -82,7 +86,9 @@ class Unpacked:
 def every(package: Opened) -> Iterator[Unpacked]:
     """The quantized weights of the three graphs."""
     for part in PARTS:
-        for node in package.graphs[part].graph:
+        for node in (node for graph in package.graphs[part].graphs() for node in graph):
+            if node.op_type == INTEGER:
+                yield integer(node)
             for places in PACKED.get(node.op_type, ()):
                 found = read(node, places)
                 # a tied head goes by the name of the table, which may be quantized another way
@@ -90,10 +96,17 @@ def every(package: Opened) -> Iterator[Unpacked]:
                 yield Unpacked(HEAD, found.blocks, found.stack, found.gated) if head else found
 
 
-def unpacked(package: Opened) -> Iterator[tuple[str, Matrix]]:
-    """Each quantized weight: its name to PyTorch, and the float32 matrix that it stands for."""
-    for found in every(package):
-        yield found.name, found.weight()
+def unpacked(package: Opened, long: bool = False) -> Iterator[tuple[str, Matrix]]:
+    """Each quantized weight: its name to PyTorch, and the float32 matrix that it stands for.
+
+    Args:
+        package: what it is of.
+        long: whether, of weights that have a form for long inputs, that form comes last.
+    """
+    for wanted in (False, True) if long else (False,):
+        for found in every(package):
+            if found.long == wanted:
+                yield found.name, found.weight()
 
 
 def read(node: ir.Node, places: tuple[int, ...]) -> Unpacked:
@@ -112,6 +125,17 @@ def read(node: ir.Node, places: tuple[int, ...]) -> Unpacked:
     blocks = quant.Blocks(codes, scales.reshape(len(codes), -1), zeros, form, k)
     gated = node.op_type == "QMoE" and places[0] == GATED
     return Unpacked(first.name.removesuffix(".packed"), blocks, stack, gated)
+
+
+def integer(node: ir.Node) -> Unpacked:
+    """The weight `[K, N]` of an integer product, with a scale for each of its N columns."""
+    codes, scales = (read_numbers(node.inputs[i]) for i in (1, 3))
+    weight = node.inputs[1]
+    assert codes is not None and scales is not None and weight is not None and weight.name
+    blocks = quant.Channels(np.ascontiguousarray(codes.T), scales).blocks()
+    name = weight.name.removesuffix(".codes")
+    long = name.endswith(LONG)
+    return Unpacked(name.removesuffix(LONG), blocks, (blocks.n,), False, long)
 
 
 def read_numbers(value: ir.Value | None) -> npt.NDArray[Any] | None:

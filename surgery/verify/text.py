@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from surgery.answer.text_runtime import TextRuntime
 from surgery.base.errors import PackageError
 from surgery.verify.finding import Finding, close
 from surgery.verify.graphs import Array, RunError, Session, dtype, tolerance
+from surgery.verify.lengths import forms, labelled
 from surgery.verify.logits import STEPS, TOLERANCE, followed
 from surgery.verify.opened import QUANTIZED, Opened
 from surgery.verify.runtime import runs_on
@@ -24,10 +26,17 @@ LENGTH, SPLIT = 8, 5
 
 
 def check_text_graph(package: Opened) -> Iterator[Finding]:
-    """Run the decoder at once, and with its cache, and compare the logits."""
+    """Run the decoder at once, and with its cache, and compare the logits, in each of its forms."""
+    for form in forms(package):
+        for finding in check_form(package, form):
+            yield replace(finding, what=labelled(finding.what, form))
+
+
+def check_form(package: Opened, form: str) -> Iterator[Finding]:
+    """The same in one form."""
     file = package.path("decoder").name
     try:
-        run = TextDecoder(package)
+        run = TextDecoder(package, form)
         ids = np.random.default_rng(1).integers(0, package.model["vocab_size"], (1, LENGTH))
         whole, _ = run(ids, None)
         logits, past = run(ids[:, :SPLIT], None)
@@ -51,13 +60,13 @@ def check_text_graph(package: Opened) -> Iterator[Finding]:
 class TextDecoder:
     """Runs a decoder that takes tokens."""
 
-    def __init__(self, package: Opened) -> None:
+    def __init__(self, package: Opened, form: str) -> None:
         """Load the graph.
 
         Raises:
             RunError: onnxruntime cannot.
         """
-        self.session, self.part = Session(package.path("decoder")), package.model["decoder"]
+        self.session, self.part = Session(package.path("decoder"), form), package.model["decoder"]
         layers, kinds = range(int(self.part["num_hidden_layers"])), ("key", "value")
         inputs, outputs = self.part["inputs"], self.part["outputs"]
         self.past, self.present = (

@@ -21,6 +21,7 @@ from surgery.base.errors import UserError
 from surgery.engine.facts import Facts
 from surgery.engine.runner import Record
 from surgery.rewrite.copies import copied
+from surgery.rewrite.float_activations import float_activations
 from surgery.watch.compare import Difference, Outputs, Runner, differences
 from surgery.watch.examples import Example, examples
 from surgery.watch.shorten import LIMIT, shortened
@@ -124,8 +125,10 @@ class CheckSteps:
         self.pending = []
 
     def load(self, model: ir.Model, name: str) -> Runner:
-        """Save a graph and load it in onnxruntime."""
-        return Runner(self.store.save(model, f"{name}.onnx"))
+        """Save a graph, its activations in float, and load it in onnxruntime."""
+        copy = copied(model)
+        float_activations(copy)
+        return Runner(self.store.save(copy, f"{name}.onnx"))
 
     def answers(self, runner: Runner) -> list[Outputs]:
         """Return the outputs of a graph for each example."""

@@ -28,6 +28,7 @@ CALLS = (
     (3, 6, 0),
     (2, 1, 4),
     (1, 1, 0),
+    (2, 21, 0),  # long enough for the branch that `long_input` makes
 )
 
 

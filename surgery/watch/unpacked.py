@@ -7,18 +7,19 @@ by quantization is another question, which `python -m surgery eval --against` an
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import onnx_ir as ir
 
 import quant
+from surgery.package.external_data import weight_name
 from surgery.rewrite.copies import copied
 from surgery.rewrite.weights import (
     Array,
     Interleaved,
     Quantized,
+    RowQuantized,
     RowTensor,
     Shape,
     Source,
@@ -29,12 +30,15 @@ from surgery.rewrite.weights import (
     transposed,
 )
 
+BLOCKS = Quantized, RowQuantized
+"""Sources of codes and scales."""
+
 
 @dataclass(frozen=True)
 class Unpacked:
     """A quantized weight, dequantized to float32 in the shape of the original weight."""
 
-    source: Quantized
+    source: Quantized | RowQuantized
 
     @property
     def parts(self) -> tuple[tuple[ir.DataType, Shape], ...]:
@@ -43,6 +47,8 @@ class Unpacked:
 
     def read(self, start: int, stop: int) -> tuple[Array, ...]:
         """Return the dequantized rows from `start` to `stop`."""
+        if isinstance(self.source, RowQuantized):
+            return (quant.Channels(*self.source.read(start, stop)).weight(),)
         packed, scales, *zeros = (
             part.reshape(-1, *part.shape[-axes:])
             for part, axes in zip(self.source.read(start, stop), (2, 1, 1), strict=False)
@@ -57,21 +63,25 @@ def reference(before: ir.Model, after: ir.Model) -> ir.Model | None:
 
     None if the pass quantized no weight.
     """
-    new = set(quantized(after)) - set(quantized(before))
+    known, new = quantized(before), quantized(after)
+    new = {source: names for source, names in new.items() if source not in known}
     if not new:
         return None
-    by_file = {place: source for source in new if (place := root(source)) is not None}
     copy = copied(before)
-    for graph in copy.graphs():
-        for value in graph.initializers.values():
-            source = source_of(value)
-            place = root(source)
-            blocks = by_file.get(place) if place is not None else None
-            if source is not None and blocks is not None:
-                unpacked = arranged(stored(Unpacked(blocks), blocks.source), source)
-                value.const_value = RowTensor(unpacked, name=value.name or "")
-                if source.parts[0][0] != ir.DataType.FLOAT:
-                    widen(value, source.parts[0][0])
+    values = [value for graph in copy.graphs() for value in graph.initializers.values()]
+    present = {value.name for value in values}
+    by_name = {name: source for source, names in new.items() for name in names if name in present}
+    by_file = {root(source): source for source in new}
+    # Of two initializers with the numbers of one stored weight, one may stay in float.
+    apart = {root(source) for source in by_name.values()}
+    for value in values:
+        source, place = source_of(value), root(source_of(value))
+        blocks = by_name.get(value.name or "") if place in apart else by_file.get(place)
+        if source is not None and place is not None and blocks is not None:
+            unpacked = arranged(stored(Unpacked(blocks), blocks.source), source)
+            value.const_value = RowTensor(unpacked, name=value.name or "")
+            if source.parts[0][0] != ir.DataType.FLOAT:
+                widen(value, source.parts[0][0])
     return copy
 
 
@@ -84,13 +94,15 @@ def widen(value: ir.Value, narrow: ir.DataType) -> None:
                 widen(out, narrow)
 
 
-def quantized(model: ir.Model) -> Iterator[Quantized]:
-    """Yield the quantized weights of a graph."""
+def quantized(model: ir.Model) -> dict[Quantized | RowQuantized, set[str]]:
+    """The quantized weights of a graph, each with the names that its initializers give it."""
+    found: dict[Quantized | RowQuantized, set[str]] = {}
     for graph in model.graphs():
         for value in graph.initializers.values():
             tensor = value.const_value
-            if isinstance(tensor, RowTensor) and isinstance(tensor.source, Quantized):
-                yield tensor.source
+            if isinstance(tensor, RowTensor) and isinstance(tensor.source, BLOCKS):
+                found.setdefault(tensor.source, set()).add(weight_name(tensor))
+    return found
 
 
 def root(source: Any) -> Stored | None:

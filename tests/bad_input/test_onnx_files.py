@@ -377,7 +377,7 @@ def test_a_preset_that_calibrates(
     onnx.save(model(), folder / "m.onnx")
     words = ("-t", "int4", "--preset", preset)
     line = refused(main, "apply", "-i", folder / "m.onnx", "-o", tmp_path / "out", *words)
-    assert f"--preset {preset}: a calibration runs the graphs of a Qwen-VL export" in line
+    assert f"--preset {preset}: a graph of another exporter is calibrated on inputs" in line
     assert not (tmp_path / "out").exists()
 
 

@@ -333,6 +333,7 @@ def rows(
     probes: torch.Tensor,
     peers: bool,
     llama: Path | None = None,
+    text: Path | None = None,
 ) -> list[Row]:
     """The methods by name, the earlier default first. What several need is computed once."""
     base, fine = ASYMMETRIC[128], ASYMMETRIC[32]
@@ -371,12 +372,12 @@ def rows(
             result.put_unpacked(key, *PEERS[name](weight))
         return result
 
-    def whole(kind: str, python: Path) -> Result:
+    def whole(kind: str, tools: Path, text: Path | None = None) -> Result:
         from llama_quantizer import quantized
 
         names = {key: f"blk.{key[0]}.{GGUF_NAMES[key[1]]}.weight" for key in model.linear}
         given = {names[key]: weight for key, weight in model.linear.items()}
-        found = quantized(gguf_path(), given, kind, python)
+        found = quantized(gguf_path(), given, kind, tools, text)
         result = Result()
         for key, name in names.items():
             result.put_unpacked(key, *found[name])
@@ -415,6 +416,11 @@ def rows(
         found += [(name, partial(peer, name)) for name in PEERS]
     if llama is not None:
         found.append(("llama.cpp Q4_K_M, its own quantizer", partial(whole, "Q4_K_M", llama)))
+        if text is not None:
+            found += [
+                (f"llama.cpp {kind}, by imatrix", partial(whole, kind, llama, text))
+                for kind in ("Q4_K_M", "Q4_K_S", "Q4_0")
+            ]
     found += [
         (f"fast: rounding, 8 bits by role, {bits}", partial(by_role, bits))
         for bits in (4.5, 4.75, 5.0)
@@ -439,7 +445,8 @@ def main() -> None:
     parser.add_argument("--text", type=Path, action="append", default=[], help="a text file")
     parser.add_argument("--sequences", type=int, default=32, help="of 512 tokens, to judge by")
     parser.add_argument("--peers", action="store_true", help="what other tools make of it, too")
-    parser.add_argument("--llama-python", type=Path, help="a python with llama_cpp: Q4_K_M, too")
+    parser.add_argument("--llama-bin", type=Path, help="folder of llama-quantize: Q4_K_M, too")
+    parser.add_argument("--llama-text", type=Path, help="what llama-imatrix reads, for more rows")
     parser.add_argument("--only", action="append", help="methods whose name contains this")
     parser.add_argument("--cache", type=Path, help="folder that keeps sampled tokens")
     parser.add_argument("--threads", type=int, default=1)
@@ -459,7 +466,7 @@ def main() -> None:
     )
     first = None
     for name, make in rows(
-        model, calibration, probes[:16].reshape(-1, 32), args.peers, args.llama_python
+        model, calibration, probes[:16].reshape(-1, 32), args.peers, args.llama_bin, args.llama_text
     ):
         if args.only and first is not None and not any(text in name for text in args.only):
             continue

@@ -11,8 +11,9 @@ Each round is a fresh process on all cores, after an answer about a small pictur
     afresh       the same question behind the same conversation, read from its start
 
 The difference of `first token` and `text alone` is the picture itself. Nothing else may run
-meanwhile. Random weights time like trained ones, except for the second turn: their answers do not
-come back from text as the same tokens, so that the conversation is read from its start.
+meanwhile. Random weights time like trained ones if the checkpoint was made with `--words`: other
+answers do not come back from text as the same tokens, and the conversation is read from its start,
+which is said.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def main() -> None:
     for turn in range(args.rounds):
         words = [sys.executable, __file__, str(args.package), "--side", str(args.side), "--once"]
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        out = subprocess.run(words, env=environment, capture_output=True, check=True, text=True)
+        out = subprocess.run(words, env=environment, stdout=subprocess.PIPE, check=True, text=True)
         rounds.append(json.loads(out.stdout.splitlines()[-1]))
         print(turn, rounds[-1], flush=True)
     table = Table(title=f"seconds, a picture of {args.side} x {args.side}")
@@ -90,9 +91,14 @@ def once(package: Path, side: int) -> dict[str, float]:
     alone = first(letters) * ratio
     conversation = Conversation(runtime, Sampling(temperature=0), TOKENS)
     list(conversation.say(QUESTION, [large]))
+    before = conversation.session.generator
     start = time.perf_counter()
-    next(iter(conversation.say(MORE, [])))
+    answer = conversation.say(MORE, [])
+    next(answer)
     second = time.perf_counter() - start
+    answer.close()
+    if conversation.session.generator is not before:
+        print("the second turn read the conversation from its start", file=sys.stderr)
     whole = runtime.chat([*conversation.messages[:2], {"role": "user", "content": MORE}])
     start = time.perf_counter()
     afresh = runtime.prompt(whole, [large])

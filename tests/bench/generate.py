@@ -63,8 +63,8 @@ SETTINGS: dict[str, dict[str, dict[str, Any]] | None] = {
         "embedding": {"intra_op_num_threads": 1},
         "vision": {"intra_op_num_threads": 0},
     },
-    "arena for vision": CPU_SESSIONS
-    | {"vision": CPU_SESSIONS["vision"] | {"enable_cpu_mem_arena": True}},
+    "no arena for vision": CPU_SESSIONS
+    | {"vision": CPU_SESSIONS["vision"] | {"enable_cpu_mem_arena": False}},
 }
 
 

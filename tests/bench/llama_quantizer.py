@@ -1,11 +1,12 @@
 """llama.cpp's own quantizer on a whole model, which chooses a type for each tensor by itself.
 
-The library is that of the Python package `llama-cpp-python`, in an environment of its own. Types
-whose blocks of 256 do not divide a row are replaced as the tool replaces them.
+`llama-quantize` replaces types whose blocks of 256 do not divide a row. It can weigh errors by what
+`llama-imatrix` measured on a text: the mean square of each input channel.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tempfile
 from collections.abc import Mapping
@@ -14,11 +15,12 @@ from typing import Any
 
 import gguf
 import numpy as np
-from peers import QUANTIZE
+
+CHUNKS = 32
 
 
 def quantized(
-    source: Path, weights: Mapping[str, Any], kind: str, python: Path
+    source: Path, weights: Mapping[str, Any], kind: str, tools: Path, text: Path | None = None
 ) -> dict[str, tuple[Any, int]]:
     """Quantize some matrices of a model, and unpack them.
 
@@ -26,17 +28,21 @@ def quantized(
         source: a GGUF file with the model's description and all of its tensors.
         weights: float32 [N, K] by tensor name, in place of those of the file.
         kind: a type of the tool, such as Q4_K_M.
-        python: an interpreter that has `llama_cpp`.
+        tools: folder with `llama-quantize`, and `llama-imatrix` where there is a text.
+        text: what `llama-imatrix` reads, up to `CHUNKS` times 512 tokens; None for no weights.
 
     Returns:
         Each matrix as the tool's runtime multiplies with it, and its bytes.
     """
     with tempfile.TemporaryDirectory() as name:
-        wide, small = Path(name) / "wide.gguf", Path(name) / "small.gguf"
+        wide, small, matrix = (Path(name) / f for f in ("wide.gguf", "small.gguf", "imatrix.gguf"))
         write(source, weights, wide)
-        code = QUANTIZE.replace("MOSTLY_Q4_0", f"MOSTLY_{kind}")
-        command = [str(python), "-c", code, str(wide), str(small)]
-        subprocess.run(command, check=True, capture_output=True)
+        quantize: list[str | Path] = [tools / "llama-quantize"]
+        if text is not None:
+            weigh = [tools / "llama-imatrix", "-m", wide, "-f", text, "-o", matrix, "-c", "512"]
+            run([*weigh, "--chunks", str(CHUNKS), "--no-ppl"])
+            quantize += ["--imatrix", matrix]
+        run([*quantize, wide, small, kind, str(os.cpu_count())])
         return {
             tensor.name: (
                 gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32),
@@ -45,6 +51,13 @@ def quantized(
             for tensor in gguf.GGUFReader(small).tensors
             if tensor.name in weights
         }
+
+
+def run(command: list[str | Path]) -> None:
+    """Run a tool; what it says is shown only where it fails."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{command[0]} failed: {done.stderr[-2000:]}")
 
 
 def write(source: Path, weights: Mapping[str, Any], out: Path) -> None:

@@ -1,6 +1,6 @@
 """A checkpoint of random weights in the shape of a published Qwen3-VL, to measure with.
 
-    python tests/bench/make_checkpoint.py OUT --model 4B [--layers 4] [--vision-layers 6]
+    python tests/bench/make_checkpoint.py OUT --model 4B [--layers 4] [--vision-layers 6] [--words]
 
 Names and shapes are those of the transformers model built without weights, the files those of
 the Hugging Face layout: bfloat16 safetensors shards, an index, the configuration, the
@@ -9,13 +9,15 @@ normal with deviation 0.02, norms 1 + that; the same seed gives the same bytes.
 
 A few MB of random numbers are made once and written again and again from other offsets, so
 writing goes at the speed of the disk and takes no memory. The values are good for timing, sizes
-and round trips; a statement about quality needs a trained model.
+and round trips; a statement about quality needs a trained model. With `--words`, answers are words,
+and so come back from their text as the same tokens, as those of a trained model do.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import time
 import zlib
@@ -43,6 +45,7 @@ TOKENIZER_FILES = (
 
 DEVIATION = 0.02
 PIECE = 1 << 21  # weights written at a time, 4 MB
+LOUDER = 8  # times what other rows of the head are, so that one of these is the likeliest token
 
 SMALL_VISION = {
     "hidden_size": 1024,
@@ -103,6 +106,7 @@ def main() -> None:
     parser.add_argument("--vision-layers", type=int, help="vision layers, all by default; >= 3")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tokenizer", type=Path, default=DEMO, help="folder to copy it from")
+    parser.add_argument("--words", action="store_true", help="answers are made of whole words")
     parser.add_argument("--shard-gb", type=float, default=5.0, help="largest shard, 1e9 bytes")
     args = parser.parse_args()
 
@@ -115,6 +119,7 @@ def main() -> None:
         seed=args.seed,
         tokenizer=args.tokenizer,
         shard_bytes=int(args.shard_gb * 1e9),
+        words=args.words,
     )
     seconds = time.perf_counter() - start
     print(f"{args.out}: {size / 1e9:.2f} GB in {seconds:.1f} s, {size / 1e9 / seconds:.2f} GB/s")
@@ -129,6 +134,7 @@ def make_checkpoint(
     seed: int = 0,
     tokenizer: Path = DEMO,
     shard_bytes: int = 5_000_000_000,
+    words: bool = False,
 ) -> int:
     """Write the checkpoint.
 
@@ -141,6 +147,7 @@ def make_checkpoint(
         tokenizer: folder whose tokenizer and chat template are copied, where it has them. The
             configuration names the ids that this tokenizer gives the special tokens.
         shard_bytes: largest shard; a larger tensor has a shard to itself.
+        words: whether the head prefers tokens that are whole words; the tokenizer has to have some.
 
     Returns:
         Bytes of weights.
@@ -156,7 +163,10 @@ def make_checkpoint(
     write_json(out / "config.json", config)
     write_json(out / "preprocessor_config.json", PREPROCESSOR)
     write_json(out / "generation_config.json", make_generation_config(ids))
-    return write_weights(out, checkpoint_shapes(config), seed, shard_bytes)
+    size = write_weights(out, checkpoint_shapes(config), seed, shard_bytes)
+    if words:
+        prefer(out, words_of(tokenizer))
+    return size
 
 
 PREPROCESSOR = {
@@ -310,6 +320,30 @@ def write_weights(
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         write_json(out / "model.safetensors.index.json", index)
     return total
+
+
+def words_of(tokenizer: Path) -> list[int]:
+    """Tokens of a byte-level vocabulary that are a space and a word: text keeps them apart."""
+    text = (tokenizer / "tokenizer.json").read_text(encoding="utf-8")
+    entries: dict[str, int] = json.loads(text)["model"]["vocab"]
+    return [number for token, number in entries.items() if re.fullmatch("Ġ[a-z]{3,}", token)]
+
+
+def prefer(out: Path, tokens: list[int]) -> None:
+    """Make the rows of some tokens longer, in the embedding and in a head of its own."""
+    for shard in sorted(out.glob("*.safetensors")):
+        with shard.open("r+b") as file:
+            length = int.from_bytes(file.read(8), "little")
+            entries = json.loads(file.read(length))
+            for name, entry in entries.items():
+                if name not in ("lm_head.weight", "model.language_model.embed_tokens.weight"):
+                    continue
+                start, width = 8 + length + entry["data_offsets"][0], 2 * entry["shape"][1]
+                for token in tokens:
+                    file.seek(start + token * width)
+                    row = np.frombuffer(file.read(width), ml_dtypes.bfloat16)
+                    file.seek(start + token * width)
+                    file.write((row * ml_dtypes.bfloat16(LOUDER)).tobytes())
 
 
 def split(

@@ -49,12 +49,25 @@ def spent() -> float:
 
 
 def family(pid: int) -> list[int]:
-    """A process and its descendants."""
+    """A process and its descendants that run a program of their own.
+
+    Between `vfork` and `exec` a child has the memory of its parent, which would be counted twice;
+    it still has its parent's command line.
+    """
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except OSError:
         children = []
-    return [pid, *(deep for child in children for deep in family(int(child)))]
+    begun = [int(child) for child in children if program(int(child)) != program(pid)]
+    return [pid, *(deep for child in begun for deep in family(child))]
+
+
+def program(pid: int) -> bytes:
+    """The command line of a process, empty for one that is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def memory(pid: int) -> tuple[int, int]:

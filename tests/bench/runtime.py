@@ -30,6 +30,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,9 +148,21 @@ class Contender:
         decoder = self.path / config["model"]["decoder"]["filename"]
         graph = onnx.load(decoder, load_external_data=False).graph
         read = {
-            name for node in graph.node if node.op_type == "MatMulNBits" for name in node.input[1:4]
+            name
+            for node in nodes_of(graph)
+            if node.op_type == "MatMulNBits"
+            for name in node.input[1:4]
         }
         return sum(nbytes(t) for t in graph.initializer if t.name in read) / 1e9
+
+
+def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """The nodes of a graph and of its branches."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from nodes_of(attribute.g)
 
 
 def main() -> None:
@@ -195,6 +208,7 @@ def contenders(work: Path, args: argparse.Namespace) -> list[Contender]:
     raw, twin = work / "raw", work / "twin"
     ours = {
         "ours, default": [],
+        "ours, prompts in 8 bits": ["--prefill", "int8"],
         "ours, 4.5 bits": ["--bits", "4.5"],
         "ours, 4.28 bits": ["--bits", "4.29"],
         "ours, 4.28 bits, 4-bit head": ["--bits", "4.29", "--head-bits", "4"],
@@ -211,9 +225,11 @@ def contenders(work: Path, args: argparse.Namespace) -> list[Contender]:
              str(work / name.replace(" ", "-")), *options]])
         for name, options in ours.items()
     ]  # fmt: skip
-    default, mapped = found[0].path, work / "ours,-default,-prepacked"
-    command = [sys.executable, "-m", "surgery", "prepack", str(default), "-o", str(mapped)]
-    found.insert(1, Contender("ours, default, prepacked", mapped, [command]))  # of the one before
+    for name in ("ours, prompts in 8 bits", "ours, default"):
+        place = next(i for i, one in enumerate(found) if one.name == name)
+        plain, mapped = found[place].path, work / f"{name},-prepacked".replace(" ", "-")
+        command = [sys.executable, "-m", "surgery", "prepack", str(plain), "-o", str(mapped)]
+        found.insert(place + 1, Contender(f"{name}, prepacked", mapped, [command]))
     builders = {
         BASE: [],
         "builder, blocks of 128, last logits": ["block_size=128", "prune_lm_head=true"],

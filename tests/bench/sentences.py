@@ -40,7 +40,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "fast": {},
     "fast --bits 5": {"bits": 5.0},
     "8 bits": {"bits": 8.25},
+    "balanced": {"preset": "balanced"},
+    "balanced --bits 4.75": {"preset": "balanced", "bits": 4.75},
+    "best": {"preset": "best"},
 }
+"""Options of `apply`; presets that calibrate do so on other sentences of the same text."""
+CALIBRATION = 512
+"""Sentences that calibrate."""
 
 
 def main() -> None:
@@ -55,8 +61,10 @@ def main() -> None:
     graph = exported(encoder.name, encoder, args.cache).path
     texts = args.text.read_text(encoding="utf-8", errors="replace").split("\n%\n")
     texts = [text.replace("\n", " ").strip() for text in texts]
-    texts = [text for text in texts if 20 < len(text) < 600][: args.sentences]
+    texts = [text for text in texts if 20 < len(text) < 600]
+    others, texts = texts[args.sentences :][:CALIBRATION], texts[: args.sentences]
     tokenizer = transformers.AutoTokenizer.from_pretrained(encoder.package.path.parent)
+    examples = written(others, tokenizer, args.cache / "sentences")
     exact = embed(graph, texts, tokenizer)
     table = Table(title=f"{len(texts)} sentences")
     for heading in ("", "bits", "mean cosine", "least", "same neighbour"):
@@ -64,7 +72,8 @@ def main() -> None:
     for name, options in OPTIONS.items():
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "out"
-            apply(graph, out, "any", Options(text_precision="int4", **options),
+            own = {"calibrate": str(examples)} if "preset" in options else {}
+            apply(graph, out, "any", Options(text_precision="int4", **options, **own),
                   tell=lambda record, words: None)  # fmt: skip
             told = json.loads((out / "quantization.json").read_text(encoding="utf-8"))
             (bits,) = (graph["bits"] for graph in told.values())
@@ -74,6 +83,19 @@ def main() -> None:
         figures = f"{bits:.2f}", f"{cosine.mean():.4f}", f"{cosine.min():.4f}", f"{same:.1%}"
         table.add_row(name, *figures)
     Console(width=100).print(table)
+
+
+def written(texts: list[str], tokenizer: Any, folder: Path) -> Path:
+    """A folder with a file of inputs for each length, so that no row is padded."""
+    folder.mkdir(exist_ok=True)
+    rows: dict[int, list[list[int]]] = {}
+    for text in texts:
+        ids = tokenizer(text)["input_ids"]
+        rows.setdefault(len(ids), []).append(ids)
+    for length, group in rows.items():
+        ids = np.array(group, np.int64)
+        np.savez(folder / f"{length}.npz", input_ids=ids, attention_mask=np.ones_like(ids))
+    return folder
 
 
 def embed(path: Path, texts: list[str], tokenizer: Any) -> Any:

@@ -3,7 +3,9 @@
     python tests/bench/vision.py WORK [--model 2B] [--sides 24 48 64] [--rounds 3] [--skip NAME]
 
 A checkpoint of random weights in a published shape is made once, in bfloat16. From it come a
-package as built by default (weights stay bfloat16, products are float32) and one with `-p int8`.
+package with `-p fp32` (weights stay bfloat16, products are float32), one as built by default
+(products of 8-bit integers), and one with 8 bits in blocks of 128, multiplied by `MatMulNBits`, as
+other targets have it; the CPU runs it, too.
 PyTorch runs the tower of transformers with `attn_implementation="sdpa"`, in float32 and in
 bfloat16, without gradients. "Bare products" are the tower's matrix products alone, in float32 by
 PyTorch, without weights to read, norms or softmax: what is left to gain at that precision.
@@ -32,6 +34,12 @@ from make_checkpoint import MODELS, make_checkpoint
 from runtime import run
 
 BASE = "PyTorch, float32"
+OURS = {
+    "ours, -p fp32": ["-p", "fp32"],
+    "ours, default": [],
+    "ours, blocks of 8 bits": ["-p", "int8", "--for", "transformers.js"],
+}
+"""Packages by name, and the options of `python -m surgery`."""
 
 COMMON = """
 import json, sys, time
@@ -46,13 +54,15 @@ def own():
 """
 ONNXRUNTIME = """
 import onnxruntime as ort
-options = ort.SessionOptions()
-options.enable_cpu_mem_arena = False  # as in packages
-for key, value in json.loads(sys.argv[3]).items():
+options, each = ort.SessionOptions(), ort.RunOptions()
+entries, run_entries = json.loads(sys.argv[3])
+for key, value in entries.items():
     options.add_session_config_entry(key, value)
+for key, value in run_entries.items():
+    each.add_run_config_entry(key, value)
 session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 def forward(pixels, grid):
-    session.run(None, {"pixel_values": pixels, "image_grid_thw": grid})
+    session.run(None, {"pixel_values": pixels, "image_grid_thw": grid}, each)
 """
 PYTORCH = """
 import torch
@@ -111,7 +121,7 @@ def main() -> None:
     contenders = {BASE: (PYTORCH, work / "checkpoint", "float32")}
     contenders["PyTorch, bfloat16"] = (PYTORCH, work / "checkpoint", "bfloat16")
     contenders["bare products"] = (BARE, work / "checkpoint", "")
-    for name, options in (("ours, default", []), ("ours, -p int8", ["-p", "int8"])):
+    for name, options in OURS.items():
         package = work / name.replace(" ", "-")
         if not package.exists():
             words = [sys.executable, "-m", "surgery", "-i", str(work / "raw"), "-o", str(package)]
@@ -132,12 +142,14 @@ def main() -> None:
 
 
 def graph(package: Path) -> tuple[Path, str]:
-    """The vision graph of a package, and the session's options that the package asks for."""
+    """The vision graph of a package, and the options of session and runs that it asks for."""
+    if not (package / "genai_config.json").is_file():  # made for transformers.js
+        return next((package / "onnx").glob("vision_encoder*.onnx")), "[{}, {}]"
     config = json.loads((package / "genai_config.json").read_text(encoding="utf-8"))
     section = config["model"]["vision"]
     options = section.get("session_options", {})
     entries = {key: value for key, value in options.items() if "." in key}
-    return package / section["filename"], json.dumps(entries)
+    return package / section["filename"], json.dumps([entries, section.get("run_options", {})])
 
 
 def report(rounds: dict[str, list[tuple[list[float], float]]], sizes: list[str]) -> None:

@@ -73,7 +73,7 @@ def test_rows(package: Path, file: Path) -> None:
     rows = list(documents(sampler, examples, 64))
     assert [row.ids.shape[1] for row in rows[:-1]] == [64] * (len(rows) - 1)
     assert np.concatenate([row.ids.reshape(-1) for row in rows]).tolist() == whole
-    asked, answered = conversations(sampler, examples, 5)
+    asked, answered = sampler.encoded([*conversations(sampler, examples, 5)])
     image = sampler.model["image_token_id"]
     assert (asked.ids == image).sum() == len(asked.features) > 0
     answer = sampler.encode("bottom left")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -11,8 +15,9 @@ from surgery.calibrate.sampler import Sampler
 def drawn(package, seed):
     """A few rows of text and a prompt with a picture."""
     sampler = Sampler(package, seed)
-    picture = next(iter(sampler.pictures(1, 6)))
+    answered = list(sampler.pictures(1, 6))
     sampler.release()
+    (picture,) = sampler.encoded(answered)
     return [picture, *sampler.text(3, 12)], sampler
 
 
@@ -54,3 +59,26 @@ def test_pictures_come_before_release(package):
     sampler.release()
     with pytest.raises(AssertionError, match="before release"):
         next(sampler.pictures(1, 1))
+
+
+FREED = """
+from surgery.base.processes import return_memory
+
+def anonymous():
+    return next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("RssAnon"))
+
+parts = [bytearray(b"1") * 60_000 for _ in range(2000)]  # below what the system is asked for alone
+kept = bytearray(b"1") * 60_000  # keeps the end of the heap
+full = anonymous()
+del parts
+return_memory()
+print((full - anonymous()) // 1024)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep nothing")
+def test_freed_memory_is_returned():
+    """120 MB in small pieces, before a piece that stays."""
+    command = [sys.executable, "-c", FREED]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 80

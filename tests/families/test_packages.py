@@ -151,6 +151,25 @@ def test_verify(checked, capsys, precision):
         assert said.count("8 of 8 tokens equal") == 3
 
 
+def test_prompts_in_8_bits(checked, capsys, tmp_path):
+    """Both forms run, the cache is found in the branches, and nothing but a decoder is taken."""
+    folder, _, out = checked
+    assert applied(folder, tmp_path / "out", "-t", "int4", "--prefill", "int8") == 0
+    told = capsys.readouterr().err
+    assert "genai_config.json: type llama, 2 layers" in told and ".scales" not in told
+    long = " ".join(PROMPTS * 4)
+    wanted, found, plain = (
+        TextRuntime(package).follow(TextRuntime(package).prompt(long), [0])[0]
+        for package in (out / "fp32", tmp_path / "out", out / "int4")
+    )
+    assert 0 < np.linalg.norm(found - wanted) < 0.5 * np.linalg.norm(plain - wanted)
+    status, said, _ = run(capsys, "verify", tmp_path / "out")
+    assert status == 0 and "all inputs as long ones" in said and "all inputs as short" in said
+    words = ["apply", "-i", folder / "model.onnx", "-o", tmp_path / "any", "-t", "int4"]
+    status, _, err = run(capsys, *words, "--prefill", "int8")
+    assert status == 2 and "--prefill int8: for decoders. Add --recipe decoder." in err
+
+
 @pytest.mark.nightly
 def test_verify_tells_another_checkpoint(checked, capsys, tmp_path):
     """Other weights, and none at all."""

@@ -33,7 +33,7 @@ PASSES = {
     *("BiasGelu", "Gelu", "LayerScale", "MixtureOfExperts", "Silu"),
     *("HeadNorm", "LayerNorm", "RmsNorm", "SkipBias", "SkipLayerNorm", "SkipRmsNorm"),
     *("HiddenStates", "LastLogits"),
-    *("GatherNBits", "MatMulNBits", "MixtureOfExpertsNBits"),
+    *("GatherNBits", "LongInput", "MatMulInt8", "MatMulNBits", "MixtureOfExpertsNBits"),
     *("FreqTable", "HalfAngles", "LateRepeat", "MultimodalRotary", "Rotary", "RotaryRows"),
     *("Dims", "Fold", "Lengths", "Noop", "Opset", "ReshapeChain", "Shapes", "Slices"),
     "StaticReshape",

@@ -16,7 +16,7 @@ from pathlib import Path
 import onnx_ir as ir
 import quant
 from surgery.package.external_data import write_graphs
-from surgery.rewrite.weights import Cast, Quantized, RowTensor, Stored, Transposed
+from surgery.rewrite.weights import Cast, Quantized, RowQuantized, RowTensor, Stored, Transposed
 
 folder, kind = Path(sys.argv[1]), sys.argv[2]
 rows, columns = 65536, 2560                                  # 335 MB in bf16, 671 MB in float32
@@ -29,6 +29,7 @@ source = {
     "int4": Quantized(stored, quant.BlockFormat()),
     "float32": wide,
     "transposed": Cast(Transposed(stored), ir.DataType.FLOAT),
+    "rows in int8": Transposed(RowQuantized(stored)),
 }[kind]
 tensor = RowTensor(source, name="w")
 value = ir.Value(name="w", type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
@@ -54,7 +55,7 @@ print((peak[0] - before) // 1024)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
-@pytest.mark.parametrize("kind", ["int4", "float32", "transposed"])
+@pytest.mark.parametrize("kind", ["int4", "float32", "transposed", "rows in int8"])
 def test_a_large_matrix_streams(kind, tmp_path):
     """At most 128 MB of anonymous memory for a matrix of 671 MB in float32."""
     command = [sys.executable, "-c", CHILD, str(tmp_path), kind]
@@ -85,6 +86,26 @@ def test_both_commands_stay_small():
         subprocess.run([*maker, *options], cwd=ROOT, check=True, capture_output=True)
         assert watched("export_min", "-i", checkpoint, "-o", raw) < 1000
         assert watched("surgery", "-i", raw, "-o", package) < 320
+
+
+FORKED = """
+import os, time
+numbers = bytearray(b"1") * 10**8
+if os.fork():
+    time.sleep(0.5)
+    os.wait()
+else:
+    time.sleep(0.5)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+def test_memory_of_a_parent_counts_once():
+    """A child that has not begun a program of its own still has its parent's 100 MB."""
+    child = [sys.executable, "-c", WATCHED, sys.executable, "-c", FORKED]
+    out = subprocess.run(child, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    code, megabytes = json.loads(out)
+    assert code == 0 and 100 <= megabytes < 150
 
 
 def watched(*command):

@@ -32,7 +32,6 @@ VISION = {
     "rotary": 2 * DEPTH,
     "packed_attention": DEPTH,
     "feature_concat": 1,
-    "skip_layer_norm": 2 * DEPTH,
 }
 EMBEDDING = {"feature_gather": 1}
 DECODER = {
@@ -47,16 +46,27 @@ DECODER = {
 }
 COUNTS = {
     ("vision", "fp32"): VISION,
-    ("vision", "int4"): VISION,
-    ("vision", "int8"): {**VISION, "matmul_nbits": 4 * DEPTH + 2 * (1 + LEVELS)},
+    ("vision", "fp16"): {**VISION, "skip_layer_norm": 2 * DEPTH},
+    ("vision", "int4"): {**VISION, "matmul_int8": 4 * DEPTH + 2 * (1 + LEVELS)},
+    ("vision", "int8"): {**VISION, "matmul_int8": 4 * DEPTH + 2 * (1 + LEVELS)},
     ("embedding", "fp32"): EMBEDDING,
     ("decoder", "fp32"): {**DECODER, "weight_transpose": 7 * LAYERS + 1},
     ("decoder", "int4"): {**DECODER, "matmul_nbits": 7 * LAYERS + 1, "weight_transpose": 0},
+    ("decoder", "prefill"): {
+        **DECODER,
+        "long_input": 1,
+        "matmul_int8": 7 * LAYERS,
+        "matmul_nbits": 7 * LAYERS + 1,
+    },
 }
 
 
 def facts_of(raw, precision="fp32"):
-    words = {"precision": "int8"} if precision == "int8" else {"text_precision": precision}
+    words = {
+        "int8": {"precision": "int8"},
+        "fp16": {"precision": "fp16"},
+        "prefill": {"text_precision": "int4", "prefill": "int8"},
+    }.get(precision, {"text_precision": precision})
     return Facts.load(raw, Options(**words, max_length=LENGTH))
 
 

@@ -8,7 +8,7 @@ from surgery.engine import loading, runner
 from surgery.engine.facts import Facts
 from surgery.engine.options import Options, Settings
 from surgery.engine.recipes.qwen_vl import RECIPES
-from surgery.package.genai_config import CPU_SESSIONS, genai_config
+from surgery.package.genai_config import CPU_RUNS, CPU_SESSIONS, genai_config
 from surgery.rewrite import view
 
 LAYERS, LENGTH = 3, 256
@@ -57,6 +57,14 @@ def test_configuration(raw):
     for part in ("vision", "embedding"):
         assert options[part]["provider_options"] == []
         assert CPU_SESSIONS[part].items() <= options[part].items()
+    assert model["vision"]["run_options"] == CPU_RUNS["vision"]
+    assert not any("run_options" in model[part] for part in ("embedding", "decoder"))
+
+
+def test_runs_on_a_gpu_have_no_options_of_the_cpu(raw):
+    facts = Facts.load(raw, Options(text_precision="fp16", execution_provider="cuda"))
+    model = genai_config(facts)["model"]
+    assert not any("run_options" in model[part] for part in RECIPES)
 
 
 @pytest.mark.parametrize(

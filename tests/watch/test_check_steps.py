@@ -67,7 +67,7 @@ def test_a_quantized_tower_compares_with_its_unpacked_form(
 ) -> None:
     """Sequences in the branches of its attention keep their types."""
     found = figures(raw, capsys, "--graph", "vision", "-p", "int8")
-    assert found["vision", "matmul_nbits"]["unpacked"]
+    assert found["vision", "matmul_int8"]["unpacked"]
     assert all(check["relative"] <= TOLERANCE for check in found.values())
 
 

@@ -27,6 +27,8 @@ from surgery.passes import (
     LayerNorm,
     LayerScale,
     Lengths,
+    LongInput,
+    MatMulInt8,
     MatMulNBits,
     MultiHeadAttention,
     MultimodalRotary,
@@ -102,6 +104,14 @@ WEIGHTS: Recipe[Settings] = (
     Step(PlainAttention, when=lambda f: f.target.opset < OPSET),
     Step(RightWeight, when=lambda f: f.quantized),
     Step(PlainLinear, when=lambda f: f.quantized),
+    Step(
+        LongInput, lambda f: {"wanted": f.planned}, expect=1, when=lambda f: f.options.own_prefill
+    ),
+    Step(
+        MatMulInt8,
+        lambda f: {"wanted": f.for_long_inputs},
+        when=lambda f: f.options.own_prefill,
+    ),
     Step(
         MatMulNBits,
         lambda f: {

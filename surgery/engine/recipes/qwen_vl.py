@@ -27,6 +27,8 @@ from surgery.passes import (
     LastLogits,
     LateCast,
     LateRepeat,
+    LongInput,
+    MatMulInt8,
     MatMulNBits,
     MixtureOfExperts,
     MixtureOfExpertsNBits,
@@ -77,8 +79,12 @@ VISION: Recipe[Facts] = (
     Step(PackedAttention, expect=lambda f: f.depth),
     Step(FeatureConcat, expect=1, when=lambda f: f.levels > 0),
     Step(Silu, expect=lambda f: f.gates, when=lambda f: f.gates > 0),
-    Step(SkipLayerNorm, expect=lambda f: 2 * f.depth, when=lambda f: not f.rms_tower),
-    Step(SkipRmsNorm, expect=lambda f: 2 * f.depth, when=lambda f: f.rms_tower),
+    Step(
+        SkipLayerNorm,
+        expect=lambda f: 2 * f.depth,
+        when=lambda f: f.fused_skips and not f.rms_tower,
+    ),
+    Step(SkipRmsNorm, expect=lambda f: 2 * f.depth, when=lambda f: f.fused_skips and f.rms_tower),
     Step(PlainLinear, lambda f: {"wanted": f.quantized_in_tower}, when=lambda f: f.quantized_tower),
     Step(
         MatMulNBits,
@@ -88,9 +94,16 @@ VISION: Recipe[Facts] = (
             "accuracy_level": f.target.accuracy_level,
         },
         expect=lambda f: None if f.options.keep else f.tower_weights,
-        when=lambda f: f.quantized_tower,
+        when=lambda f: f.quantized_tower and not f.integer_tower,
     ),
-    Step(SkipBias, when=lambda f: f.quantized_tower),  # DirectML's product takes no bias itself
+    Step(
+        MatMulInt8,
+        lambda f: {"wanted": f.quantized_in_tower, "planner": f.plan_tower},
+        expect=lambda f: None if f.options.keep else f.tower_weights,
+        when=lambda f: f.integer_tower,
+    ),
+    # DirectML's product takes no bias itself
+    Step(SkipBias, when=lambda f: f.fused_skips and f.quantized_tower),
     Step(Fold),
     Step(ReshapeChain),
     Step(LateCast, when=lambda f: f.late_cast),
@@ -150,6 +163,21 @@ DECODER: Recipe[Facts] = (
     Step(HiddenStates, expect=1, when=lambda f: f.options.hidden_states),
     Step(LastLogits, expect=1),
     Step(
+        QuantizedCache,
+        lambda f: {"ranges": f.cache_ranges or {}},
+        expect=lambda f: f.layers,
+        when=lambda f: f.options.quantized_cache,
+    ),
+    Step(
+        LongInput, lambda f: {"wanted": f.planned}, expect=1, when=lambda f: f.options.own_prefill
+    ),
+    Step(
+        MatMulInt8,
+        lambda f: {"wanted": f.for_long_inputs},
+        expect=lambda f: None if f.options.keep else 7 * f.layers,
+        when=lambda f: f.options.own_prefill,
+    ),
+    Step(
         MatMulNBits,
         lambda f: {
             "policy": f.format,
@@ -170,12 +198,6 @@ DECODER: Recipe[Facts] = (
         },
         expect=lambda f: f.fused_experts,
         when=lambda f: f.quantized_experts,
-    ),
-    Step(
-        QuantizedCache,
-        lambda f: {"ranges": f.cache_ranges or {}},
-        expect=lambda f: f.layers,
-        when=lambda f: f.options.quantized_cache,
     ),
     Step(
         FusedTranspose,

@@ -56,7 +56,39 @@ def quantizable(weight: ir.Value, m: Matcher) -> Source:
     return source
 
 
-class BlockPass(NodePass[T]):
+class PlannedPass(NodePass[T]):
+    """A pass that may ask for a plan of all weights of a graph before it matches."""
+
+    def __init__(self, planner: Planner | None = None, *, expect: int | None = None) -> None:
+        """Take what makes plans.
+
+        Args:
+            planner: makes a plan for the graph at hand.
+            expect: number of sites that the pass must find; None for any number.
+        """
+        super().__init__(expect=expect)
+        self.planner = planner
+        self.plan: WeightPlan | None = None
+        self.followed: WeightPlan | None = None
+        """The plan of the last rewrite."""
+
+    def details(self) -> dict[str, Any]:
+        """The plan that was followed."""
+        return {} if self.followed is None else {"plan": self.followed.data()}
+
+    def apply(self, model: ir.Model) -> int:
+        """Rewrite, and remember the plan that was followed."""
+        count = super().apply(model)
+        self.followed = self.plan
+        return count
+
+    def scan(self, model: ir.Model) -> Iterator[tuple[ir.Node, T | Miss]]:
+        """Plan for this graph, then match."""
+        self.plan = self.planner(model) if self.planner is not None else None
+        yield from super().scan(model)
+
+
+class BlockPass(PlannedPass[T]):
     """A pass whose new op multiplies by quantized weights."""
 
     def __init__(
@@ -85,29 +117,10 @@ class BlockPass(NodePass[T]):
             symmetric: leave out zero points.
             expect: number of sites that the pass must find; None for any number.
         """
-        super().__init__(expect=expect)
+        super().__init__(planner, expect=expect)
         form = quant.BlockFormat(bits, block, symmetric)
         self.policy: Policy = policy or (lambda name: form)
         self.accuracy_level, self.scales = accuracy_level, scales
-        self.planner = planner
-        self.plan: WeightPlan | None = None
-        self.followed: WeightPlan | None = None
-        """The plan of the last rewrite."""
-
-    def details(self) -> dict[str, Any]:
-        """The plan that was followed."""
-        return {} if self.followed is None else {"plan": self.followed.data()}
-
-    def apply(self, model: ir.Model) -> int:
-        """Rewrite, and remember the plan that was followed."""
-        count = super().apply(model)
-        self.followed = self.plan
-        return count
-
-    def scan(self, model: ir.Model) -> Iterator[tuple[ir.Node, T | Miss]]:
-        """Plan for this graph, then match."""
-        self.plan = self.planner(model) if self.planner is not None else None
-        yield from super().scan(model)
 
     def format(self, name: str) -> quant.BlockFormat | None:
         """The format of a weight; None leaves it in float."""

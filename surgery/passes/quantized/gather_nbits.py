@@ -76,7 +76,7 @@ class GatherNBits(NodePass[Table]):
     def rewrite(self, node: ir.Node, found: Table, add: Builder) -> None:
         """Replace the table by its blocks."""
         blocks = Quantized(found.source, found.format, self.dtype)
-        values = block_values(add.graph, found.weight.name or "", blocks, flat=True)
+        values = block_values(add.main, found.weight.name or "", blocks, flat=True)
         inputs = [values[0], found.ids, *values[1:]]
         attributes = {
             "bits": found.format.bits,

@@ -65,7 +65,7 @@ class MatMulNBits(BlockPass[Linear]):
         n, k = found.source.parts[0][1]
         name = found.weight.name or ""
         blocks = self.blocks(name, found.source, found.format)
-        inputs = [found.x, *block_values(add.graph, name, blocks)]
+        inputs = [found.x, *block_values(add.main, name, blocks)]
         attributes = {
             "N": n,
             "K": k,

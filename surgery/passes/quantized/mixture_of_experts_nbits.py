@@ -60,7 +60,7 @@ class MixtureOfExpertsNBits(BlockPass[Experts]):
     def rewrite(self, node: ir.Node, found: Experts, add: Builder) -> None:
         """Replace the weights by their blocks."""
         upward, downward = (
-            block_values(add.graph, weight.name or "", self.stack(weight, source, found), flat=True)
+            block_values(add.main, weight.name or "", self.stack(weight, source, found), flat=True)
             for weight, source in zip(found.weights, found.sources, strict=True)
         )
         x, logits = node.inputs[:2]
