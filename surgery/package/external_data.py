@@ -273,6 +273,20 @@ def naming(job: Job) -> Iterator[None]:
         raise
 
 
+@contextlib.contextmanager
+def computing(job: Job) -> Iterator[None]:
+    """Let a weight that cannot be quantized be an error for the user; overflow is refused later.
+
+    Raises:
+        PackageError: `quant` refused the numbers; the message names the weight and the cause.
+    """
+    try:
+        with np.errstate(over="ignore"):
+            yield
+    except ValueError as e:
+        raise unquantizable(job.name, job.source, e, job.file) from e
+
+
 def row_tensor(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
     """Wrap an external tensor in a `RowTensor`, so that it is streamed and shared too."""
     if not isinstance(tensor, ir.ExternalTensor):
@@ -380,7 +394,7 @@ def tile_shape(source: Source) -> tuple[int, int]:
 def write_tile(job: Job, rows: Span, columns: Span, files: Mapping[str, int]) -> int:
     """Write some columns of some rows of a matrix, and return the bytes."""
     with naming(job):
-        with np.errstate(over="ignore"):  # what overflows is refused below
+        with computing(job):
             array = tile(job.source, rows, columns)
         check_rows(job.name, job.source, 0, array, job.strict, job.file)
     place = job.places[0]
@@ -408,11 +422,8 @@ def read_checked(job: Job, start: int, stop: int) -> tuple[Array, ...]:
     Raises:
         PackageError: they are not; the message names the weight.
     """
-    try:
-        with np.errstate(over="ignore"):  # what overflows is refused below
-            arrays = job.source.read(start, stop)
-    except ValueError as e:
-        raise unquantizable(job.name, job.source, e, job.file) from e
+    with computing(job):
+        arrays = job.source.read(start, stop)
     for part, rows in enumerate(arrays):
         check_rows(job.name, job.source, part, rows, job.strict, job.file)
     return arrays

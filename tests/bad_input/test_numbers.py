@@ -12,11 +12,20 @@ import onnx_ir as ir
 import pytest
 from weighted_graph import write
 
+import quant
 from surgery.__main__ import main
 from surgery.base.errors import PackageError
 from surgery.package.external_data import write_graphs
 from surgery.package.finite import is_finite
-from surgery.rewrite.weights import Cast, Inline, Quantized, RowTensor, Stored
+from surgery.rewrite.weights import (
+    Cast,
+    Inline,
+    Quantized,
+    RowQuantized,
+    RowTensor,
+    Stored,
+    Transposed,
+)
 
 TEXT, VISUAL = "model.language_model", "model.visual"
 WEIGHTS = {
@@ -157,14 +166,22 @@ def test_weights_of_other_graphs_name_their_file(refused, tmp_path, number, exte
     assert "w_back: holds " in line and f"{tmp_path / 'data.bin' if external else path} is" in line
 
 
-def test_quantized_weights_are_named(tmp_path):
-    import quant
+FORMAT = quant.BlockFormat(4, 32, True)
 
-    weight = np.ones((40, 64), np.float32)
-    weight[33, 5] = np.nan
-    tensor = RowTensor(
-        Quantized(Inline(ir.tensor(weight)), quant.BlockFormat(4, 32, True)), name="layer.w.packed"
-    )
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda source: RowTensor(Quantized(source, FORMAT), name="layer.w.packed"),
+        lambda source: RowTensor(RowQuantized(source), part=1, name="layer.w.scales"),
+        lambda source: RowTensor(Transposed(RowQuantized(source)), name="layer.w.codes"),
+    ],
+    ids=["blocks", "scales of rows", "rows, transposed"],
+)
+def test_quantized_weights_are_named(tmp_path, make):
+    weight = np.ones((1040, 64), np.float32)
+    weight[1033, 5] = np.nan
+    tensor = make(Inline(ir.tensor(weight)))
     with pytest.raises(PackageError, match=r"^layer.w: holds NaN \(1 of them\)"):
         write_graphs({"a.onnx": graph_of(tensor)}, tmp_path)
 
