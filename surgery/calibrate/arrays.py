@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from surgery.base.errors import UserError
 from surgery.calibrate.pieces import Array
-from surgery.calibrate.sweep import Batch
+from surgery.calibrate.sweep import MASK, Batch
 
 ROWS = 8
 """Examples of a batch, and of the probe."""
@@ -43,7 +43,8 @@ def batches_from(
 
     Args:
         path: a .npz file, or a folder of them. Its arrays have the names of inputs; their first
-            axis counts examples.
+            axis counts examples. Tokens that "attention_mask" `[B, S]` calls padding run and count
+            for nothing.
         inputs: of the graph.
         caches: names of inputs for past keys and values, `[B, K, P, D]`, which may be left out.
 
@@ -64,6 +65,12 @@ def split(file: Path, inputs: Sequence[ir.Value], caches: Collection[str]) -> It
             f"{', '.join(f'{name} {list(array.shape)}' for name, array in arrays.items())}."
         )
     given = fitted(file, arrays, [v for v in inputs if v.name in arrays or v.name not in caches])
+    if MASK in given:
+        kept = given[MASK].reshape(len(given[MASK]), -1).any(axis=1)
+        if not kept.all():
+            raise UserError(
+                f"--calibrate {file}: {MASK} leaves no token of example {int(kept.argmin())}."
+            )
     left_out = [value for value in inputs if value.name not in given]
     (count,) = counts
     for start in range(0, count, ROWS):

@@ -133,7 +133,7 @@ def sweep(
         piece.release()
         work.kept.save_state(number + 1, streams, measured)
         tell(number + 1, len(pieces))
-    losses = distances(streams) if head is None else divergence(streams, head.source)
+    losses = distances(streams, rows) if head is None else divergence(streams, head.source, rows)
     for number, group in enumerate(measured):
         for one in group:
             one.loss = losses[number] * one.share

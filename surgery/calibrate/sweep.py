@@ -26,6 +26,9 @@ Batch = Mapping[str, Array]
 DESCENT = 2
 """Sweeps of coordinate descent after GPTQ."""
 
+MASK = "attention_mask"
+"""The input `[B, S]` that is 0 where a row is padded."""
+
 
 @dataclass
 class Candidate:
@@ -103,10 +106,21 @@ class Observed:
     routed: dict[str, Array] = field(default_factory=dict)
 
 
+def tokens_of(batch: Batch, x: Array) -> Array:
+    """The rows [T, K] of an activation [B, S, K] or [B * S, K], without those of padded tokens.
+
+    An activation of another shape, such as one row for each example, has no padding.
+    """
+    mask, rows = batch.get(MASK), x.reshape(-1, x.shape[-1])
+    if mask is None or mask.size != len(rows) or x.shape[:-1] not in (mask.shape, (mask.size,)):
+        return rows
+    return rows if mask.all() else rows[mask.reshape(-1) != 0]
+
+
 def observe(
     piece: Piece, batches: Sequence[Batch], weights: Mapping[str, Array], main: list[Array]
 ) -> Observed:
-    """Run the calibration tokens through a piece."""
+    """Run the calibration tokens through a piece; what is padded runs, and counts for nothing."""
     found = Observed()
     routed: dict[str, list[Array]] = {name: [] for name in piece.routed}
     for i, batch in enumerate(batches):
@@ -114,13 +128,14 @@ def observe(
         names = tuple(dict.fromkeys((*piece.observed, *piece.routed)))
         out, *inputs = piece.run(feeds, weights, piece.leaving, *names)
         found.leaving.append(out)
-        for name, x in zip(names, inputs, strict=True):
+        for name, value in zip(names, inputs, strict=True):
+            x = tokens_of(batch, value)
             if name in piece.observed:
                 if name not in found.sums:
                     found.sums[name] = quant.Hessian(x.shape[-1], np.float32)
                 found.sums[name].add(x)
             if name in routed:
-                routed[name].append(x.reshape(-1, x.shape[-1]))
+                routed[name].append(x)
     found.routed = {name: np.concatenate(parts) for name, parts in routed.items()}
     return found
 
@@ -172,7 +187,10 @@ def probe(
         first = next(iter(one.candidates.values()))
         assert first.blocks is not None
         base[one.name] = quant.dequantize(first.blocks)
-    moved = [float(np.square(run({one.name: base[one.name]}) - exact).mean()) for one in measured]
+    moved = [
+        float(np.square(tokens_of(rows, run({one.name: base[one.name]}) - exact)).mean())
+        for one in measured
+    ]
     for one, move in zip(measured, moved, strict=True):
         one.share = move / sum(moved) if sum(moved) > 0 else 1 / len(moved)
     for other, stream in streams.changed.items():
@@ -181,18 +199,20 @@ def probe(
     streams.probe = exact
 
 
-def distances(streams: Streams) -> dict[int, float]:
+def distances(streams: Streams, rows: Batch) -> dict[int, float]:
     """Squared length of each changed stream's difference from the float one, over its own.
 
     The loss of a graph without logits.
 
     Args:
         streams: after the last piece.
+        rows: the probe rows.
     """
     assert streams.probe is not None
-    whole = float(np.square(streams.probe, dtype=np.float64).sum()) or 1.0
+    exact = streams.probe
+    whole = float(np.square(tokens_of(rows, exact), dtype=np.float64).sum()) or 1.0
     return {
-        number: float(np.square(other - streams.probe, dtype=np.float64).sum()) / whole
+        number: float(np.square(tokens_of(rows, other - exact), dtype=np.float64).sum()) / whole
         for number, other in streams.changed.items()
     }
 
@@ -222,7 +242,9 @@ class Normalizer:
         return np.asarray(self.top + np.log(self.sum))
 
 
-def divergence(streams: Streams, head: Source, piece: int = 1 << 24) -> dict[int, float]:
+def divergence(
+    streams: Streams, head: Source, rows: Batch, piece: int = 1 << 24
+) -> dict[int, float]:
     """KL divergence of each changed stream's logits from those of the float one, in nats a token.
 
     With logits p of the float stream and q of another, it is the mean of p - q under the softmax
@@ -231,20 +253,21 @@ def divergence(streams: Streams, head: Source, piece: int = 1 << 24) -> dict[int
     Args:
         streams: after the last piece, [B, S, H] each.
         head: the head's weight, [V, H].
+        rows: the probe rows.
         piece: numbers of the head, and of logits, that are held at a time.
     """
     assert streams.probe is not None
     width = streams.probe.shape[-1]
-    exact = streams.probe.reshape(-1, width)
-    others = {number: x.reshape(-1, width) for number, x in streams.changed.items()}
+    exact = tokens_of(rows, streams.probe)
+    others = {number: tokens_of(rows, x) for number, x in streams.changed.items()}
     tokens, vocabulary = len(exact), head.parts[0][1][0]
     float_ = Normalizer(tokens)
     changed = {number: Normalizer(tokens) for number in others}
     means = {number: np.zeros(tokens) for number in others}
     step = max(1, piece // max(width, tokens))
     for start in range(0, vocabulary, step):
-        (rows,) = head.read(start, min(start + step, vocabulary))
-        matrix = np.ascontiguousarray(rows, np.float32).T
+        (part,) = head.read(start, min(start + step, vocabulary))
+        matrix = np.ascontiguousarray(part, np.float32).T
         p = (exact @ matrix).astype(np.float64)
         shrink = float_.add(p)
         weights = np.exp(p - float_.top[:, None])

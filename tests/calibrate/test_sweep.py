@@ -143,7 +143,7 @@ def test_divergence_is_that_of_the_whole_logits():
         def read(self, start, stop):
             return (head[start:stop],)
 
-    found = divergence(Streams([], exact, moved), Rows(), piece=160)
+    found = divergence(Streams([], exact, moved), Rows(), {}, piece=160)
 
     def log_p(x):
         z = (x.reshape(-1, 16) @ head.T).astype(np.float64)

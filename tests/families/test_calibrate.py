@@ -101,6 +101,33 @@ def test_a_folder_of_files(tmp_path):
     assert applied(tmp_path / "model.onnx", tmp_path / "out", kept, *own) == 0
 
 
+def padded(arrays, more):
+    """Examples with padding behind them: tokens as they come, which a mask calls padding."""
+    rng = np.random.default_rng(0)
+    count = len(arrays["input_ids"])
+    behind = {"input_ids": rng.integers(3, 40, (count, more))}
+    behind["position_ids"] = np.zeros((count, more), np.int64)
+    behind["attention_mask"] = np.zeros((count, more), np.int64)
+    return {name: np.concatenate([x, behind[name]], axis=1) for name, x in arrays.items()}
+
+
+def test_padding_counts_for_nothing(tmp_path):
+    """Every figure is that of the examples without padding, and most codes are the same."""
+    kept = subject("Llama")
+    kept.write(tmp_path / "model.onnx")
+    plain = examples(kept, 24, 1)
+    found = {}
+    for name, arrays in {"plain": plain, "padded": padded(plain, 9)}.items():
+        np.savez(tmp_path / f"{name}.npz", **arrays)
+        own = "--preset", "balanced", "--calibrate", str(tmp_path / f"{name}.npz")
+        assert applied(tmp_path / "model.onnx", tmp_path / name, kept, *own) == 0
+        plan = json.loads((tmp_path / name / "quantization.json").read_text())["model.onnx"]
+        found[name] = {row["name"]: (row["error"], row["loss"]) for row in plan["weights"]}
+    assert found["plain"].keys() == found["padded"].keys()
+    for name, figures in found["plain"].items():
+        np.testing.assert_allclose(found["padded"][name], figures, rtol=2e-2)
+
+
 BAD = {
     "nothing": (lambda a: None, "no .npz file"),
     "no arrays": (lambda a: b"PK", "cannot be read as arrays of NumPy"),
@@ -113,6 +140,10 @@ BAD = {
     "not finite": (
         lambda a: a | {"attention_mask": np.full_like(a["input_ids"], np.nan, np.float32)},
         "no finite numbers",
+    ),
+    "only padding": (
+        lambda a: a | {"attention_mask": np.arange(8)[:, None] * a["attention_mask"]},
+        "leaves no token of example 0",
     ),
     "words": (lambda a: a | {"input_ids": a["input_ids"].astype(str)}, "no finite numbers"),
     "fractions": (lambda a: a | {"input_ids": a["input_ids"] + 0.5}, "is float64, the input int64"),
