@@ -6,7 +6,8 @@ The model is SmolLM2-135M-Instruct (`smollm2.py`): its 210 linear layers are qua
 norms and head stay float, but for the rows that quantize the embedding and head alone. Weights are
 dequantized and multiplied in float32; accuracy level 4 of the kernels is not part of this. Every
 method is judged on the same tokens, half from the text given and half from Python's documentation.
-Calibration sees tokens that the model itself samples.
+Calibration sees 8,192 tokens that the model itself samples, or with `--calibrate FILE` the first
+16,384 of a text, as many as `llama-imatrix` is given.
 
 Columns: `bits` counts codes, scales and zero points for each quantized weight as a matrix has
 them whose K is a multiple of the block, and budgets are in these bits. Here K is often 576, whose
@@ -62,8 +63,10 @@ from smollm2 import (
     Model,
     Weights,
     final_states,
+    first_tokens,
     gguf_path,
     load,
+    plain_text,
     run_layer,
     sample,
     texts,
@@ -447,6 +450,7 @@ def main() -> None:
     parser.add_argument("--peers", action="store_true", help="what other tools make of it, too")
     parser.add_argument("--llama-bin", type=Path, help="folder of llama-quantize: Q4_K_M, too")
     parser.add_argument("--llama-text", type=Path, help="what llama-imatrix reads, for more rows")
+    parser.add_argument("--calibrate", type=Path, help="a text instead of the model's own samples")
     parser.add_argument("--only", action="append", help="methods whose name contains this")
     parser.add_argument("--cache", type=Path, help="folder that keeps sampled tokens")
     parser.add_argument("--threads", type=int, default=1)
@@ -457,7 +461,11 @@ def main() -> None:
     model = load()
     judge = Judge(model, texts(args.text, args.sequences, 512))
     exact = judge(model.linear)
-    calibration, probes = (sampled(model, seed, args.cache) for seed in (0, 1))
+    if args.calibrate is None:
+        calibration, probes = (sampled(model, seed, args.cache) for seed in (0, 1))
+    else:
+        calibration = first_tokens(plain_text(args.calibrate), 64, 256)
+        probes = calibration[::2]
     total = sum(weight.size for weight in model.linear.values())
     print(f"{judge.ids.numel()} tokens, float: perplexity {exact.perplexity:.3f}")
     print(

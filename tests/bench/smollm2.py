@@ -241,18 +241,29 @@ def texts(paths: list[Path], sequences: int, length: int) -> torch.Tensor:
     the files, and the documentation of Python (`pydoc_data.topics`)."""
     import pydoc_data.topics
 
+    sources = [plain_text(path) for path in paths]
+    sources.append("\n".join(pydoc_data.topics.topics.values()))
+    share = sequences // len(sources)
+    return torch.cat([first_tokens(source, share, length) for source in sources])
+
+
+def plain_text(path: Path) -> str:
+    """A text file; fortunes, which lines of % separate, become paragraphs."""
+    return path.read_text(encoding="utf8", errors="replace").replace("\n%\n", "\n\n")
+
+
+def first_tokens(text: str, sequences: int, length: int) -> torch.Tensor:
+    """The first tokens [sequences, length] of a text.
+
+    Raises:
+        ValueError: it has fewer.
+    """
     from transformers import AutoTokenizer
 
     path = gguf_path()
     tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
-    files = [path.read_text(encoding="utf8", errors="replace") for path in paths]
-    sources = [text.replace("\n%\n", "\n\n") for text in files]  # as fortunes are separated
-    sources.append("\n".join(pydoc_data.topics.topics.values()))
-    share = sequences // len(sources)
-    parts = []
-    for source in sources:
-        found = tokenizer(source[: 8 * share * length], return_tensors="pt").input_ids[0]
-        if len(found) < share * length:
-            raise ValueError(f"a source has {len(found)} tokens, {share * length} are needed.")
-        parts.append(found[: share * length].view(share, length))
-    return torch.cat(parts)
+    wanted = sequences * length
+    found = tokenizer(text[: 8 * wanted], return_tensors="pt").input_ids[0]
+    if len(found) < wanted:
+        raise ValueError(f"a source has {len(found)} tokens, {wanted} are needed.")
+    return found[:wanted].view(sequences, length)
