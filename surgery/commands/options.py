@@ -64,6 +64,14 @@ def add_options(p: argparse.ArgumentParser) -> None:
         "tied to the head (default: %(default)s)",
     )
     p.add_argument(
+        "--shortlist",
+        type=int,
+        metavar="N",
+        default=DEFAULTS.shortlist,
+        help="on a CPU, a copy of an 8-bit head in 4 bits chooses N tokens, and only theirs are "
+        "computed in 8 bits; 0 for all tokens (default: %(default)s)",
+    )
+    p.add_argument(
         "--kv-cache",
         "--kv_cache",
         choices=CACHES,

@@ -15,9 +15,12 @@ from surgery.engine.checkpoint import Checkpoint, read_manifest
 from surgery.engine.options import Options, Settings
 from surgery.match.products import linear
 from surgery.passes.attention.quantized_cache import Ranges
+from surgery.passes.outputs.shortlist import LARGE
 
 TABLE = "model.language_model.embed_tokens.weight"
 """The embedding table, which is also the head of a tied checkpoint."""
+HEAD = "lm_head.weight"
+"""The head of any other checkpoint."""
 PATCHES = "model.visual.patch_embed.proj.weight"
 """The first weight of the vision tower, which reads pixels."""
 BLOCKS = 256, 128, 64, 32, 16
@@ -190,9 +193,29 @@ class Facts(Settings, Checkpoint):
             return not self.quantized_table
         return self.shares_table and not self.quantized
 
+    @property
+    def shortlisted(self) -> bool:
+        """Whether a head in 4 bits chooses the tokens whose logits the head in 8 bits computes.
+
+        On a CPU, where reading the head takes a good part of the time of a token, if the
+        vocabulary is large and a row has whole blocks.
+        """
+        on_cpu = self.target.options is None and not self.browser
+        eight = self.quantized and self.options.head_bits == 8
+        if not (on_cpu and eight and self.options.shortlist):
+            return False
+        whole = int(self.text["hidden_size"]) % self.head_block == 0
+        large = int(self.text["vocab_size"]) >= LARGE * self.options.shortlist
+        return whole and large and not kept([self.head], self.options.keep)
+
+    @property
+    def head(self) -> str:
+        """The name of the head's weight."""
+        return TABLE if self.tied else HEAD
+
     def is_head(self, name: str) -> bool:
         """Whether a weight of the decoder is the head."""
-        return name in ("lm_head.weight", TABLE)
+        return name in (HEAD, TABLE)
 
     @property
     def head_block(self) -> int:

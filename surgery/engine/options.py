@@ -29,6 +29,8 @@ CACHES = "float", "int8"
 """How past keys and values are stored: in the dtype of the decoder, or in 8 bits."""
 PREFILLS = "same", "int8"
 """What prompts are multiplied by: the weights of answers, or weights of their own in 8 bits."""
+MOST_LISTED = 4096
+"""Tokens of `--shortlist` at most: their rows of the head are unpacked together."""
 LONGEST = 1 << 20
 """Longest context: four times the longest that a Qwen-VL model was trained for."""
 WIDEST = 1 << 14
@@ -80,6 +82,7 @@ class Options:
     block_size: int = 128
     symmetric: bool = False
     head_bits: int = 8
+    shortlist: int = 256
     kv_cache: str = "float"
     prefill: str = "same"
     hidden_states: bool = False
@@ -102,6 +105,8 @@ class Options:
                 f"--max-length {self.max_length}: {LONGEST:,} at most; the rotary table has a row "
                 f"for every position."
             )
+        if not 0 <= self.shortlist <= MOST_LISTED:
+            raise UserError(f"--shortlist {self.shortlist}: must be from 0 to {MOST_LISTED:,}.")
         if self.image_size is not None and not 1 <= self.image_size <= WIDEST:
             raise UserError(f"--image-size {self.image_size}: must be from 1 to {WIDEST:,} pixels.")
         choices = (

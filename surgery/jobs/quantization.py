@@ -16,7 +16,7 @@ from surgery.passes.quantized.blocks import PARTS, PlannedPass
 from surgery.rewrite.contract import Pass
 from surgery.rewrite.float_activations import INTEGER
 
-BITS = {"MatMulNBits": "bits", "QMoE": "expert_weight_bits"}
+BITS = {"MatMulNBits": "bits", "GatherBlockQuantized": "bits", "QMoE": "expert_weight_bits"}
 """Ops with weights in blocks, and the attribute with the bits of a code."""
 ROWS = 10
 """Rows of the table: weights with most of the loss."""

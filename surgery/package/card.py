@@ -130,6 +130,11 @@ def decoder(facts: Facts) -> str:
         return f"Weights of the decoder as in the checkpoint, in {facts.options.text_precision}."
     head = f"{facts.options.head_bits} bits in blocks of {facts.head_block}"
     result = f"The head has {head}."
+    if facts.shortlisted:
+        result += (
+            f" A copy of it in 4 bits chooses {facts.options.shortlist} tokens; their logits come "
+            f"from 8 bits, those of the others from 4."
+        )
     if facts.plan is not None:
         result = f"{layers(facts.plan)} {result}"
     if facts.options.own_prefill:

@@ -29,6 +29,7 @@ from surgery.passes.norms.skip_layer_norm import SkipLayerNorm
 from surgery.passes.norms.skip_rms_norm import SkipRmsNorm
 from surgery.passes.outputs.hidden_states import HiddenStates
 from surgery.passes.outputs.last_logits import LastLogits
+from surgery.passes.outputs.shortlist import Shortlist
 from surgery.passes.quantized.gather_nbits import GatherNBits
 from surgery.passes.quantized.long_input import LongInput
 from surgery.passes.quantized.matmul_int8 import MatMulInt8
@@ -140,6 +141,7 @@ __all__ = [
     "RotaryRows",
     "RowGuard",
     "Shapes",
+    "Shortlist",
     "Silu",
     "SkipBias",
     "SkipLayerNorm",

@@ -24,6 +24,7 @@ from surgery.rewrite.float_activations import float_activations
 from surgery.verify.finding import Finding, close
 from surgery.verify.lengths import as_form, forms, labelled
 from surgery.verify.opened import Opened, port
+from surgery.verify.whole_head import with_whole_head
 
 Array = npt.NDArray[Any]
 
@@ -81,6 +82,7 @@ def in_float(path: Path, form: str = "") -> bytes:
     float_activations(model)
     proto = ir.to_proto(model)
     as_form(form)(proto.graph)
+    with_whole_head(proto.graph)
     return bytes(proto.SerializeToString())
 
 

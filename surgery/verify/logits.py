@@ -11,6 +11,7 @@ import onnx
 from surgery.answer.pytorch import Answer, Asked, PyTorch
 from surgery.answer.runtime import Prompt, Runtime
 from surgery.base.errors import PackageError
+from surgery.rewrite.shortlists import TOKENS
 from surgery.verify.finding import Finding, close
 from surgery.verify.float_cache import with_float_cache
 from surgery.verify.lengths import LONG, as_form, forms, labelled
@@ -19,6 +20,7 @@ from surgery.verify.rounding import compare as compare_weight
 from surgery.verify.rounding import every, unpacked
 from surgery.verify.runtime import QUESTION, open_runtime, sample
 from surgery.verify.twin import twin
+from surgery.verify.whole_head import WHOLE, shortlist, with_whole_head
 
 STEPS = 8
 COUNTS = 0, 1, 2
@@ -31,6 +33,9 @@ logit."""
 TOLERANCE = {"fp32": 1e-5, "fp16": 1e-2, "int8": 5e-2, "int4": 5e-2}
 """Of the largest logit. A package with quantized weights is held to PyTorch with the unpacked ones;
 what is left is the rounding of activations to int8 (accuracy level 4)."""
+SURE = 4
+"""Of a head that computes the logits of a few tokens, this part of them is held to PyTorch: which
+tokens are the last of the few is not the same."""
 CACHE = 5e-2
 """What is added where keys and values are stored in 8 bits; with a cache in float such a package is
 held to the above, too."""
@@ -55,13 +60,15 @@ def check_logits(
         for form in forms(package):
             if package.precision in QUANTIZED:
                 pytorch.replace(unpacked(package, form == LONG))
-            changes = [as_form(form)] if form else []
+            changes, how = [as_form(form)] if form else [], labelled("", form)
+            if shortlist(package) is not None:
+                changes, how = [*changes, with_whole_head], labelled(how, WHOLE)
             if package.quantized_cache:
-                how = labelled(", cache in float", form)
-                yield from compare_twin(package, [*changes, with_float_cache], pytorch, how)
-            if form:
-                yield from compare_twin(package, changes, pytorch, f", {form}")
-            else:
+                in_float = [*changes, with_float_cache]
+                yield from compare_twin(package, in_float, pytorch, f", cache in float{how}")
+            if changes:
+                yield from compare_twin(package, changes, pytorch, how)
+            if not form:
                 for count in COUNTS:
                     yield compare(package, runtime, pytorch, count)
 
@@ -111,7 +118,13 @@ def compare(
     if isinstance(both, Finding):
         return both
     logits, answer = both
-    steps = abs(logits - answer.logits).max(axis=-1)
+    differences = abs(logits - answer.logits)
+    listed = shortlist(package)
+    if listed is not None:
+        likeliest = np.argsort(-answer.logits)[:, : listed // SURE]
+        differences = np.take_along_axis(differences, likeliest, axis=-1)
+        what += f", the {likeliest.shape[1]} likeliest tokens"
+    steps = differences.max(axis=-1)
     scale = float(abs(answer.logits).max())
     tolerance = TOLERANCE[package.precision] + (CACHE if package.quantized_cache else 0.0)
     if may_choose_otherwise(package):
@@ -167,6 +180,7 @@ def may_choose_otherwise(package: Opened) -> bool:
 
     The logits of such a step differ by as much as the experts do; those of most steps do not.
     """
-    ops = {node.op_type for node in package.graphs["decoder"].graph}
+    nodes = package.graphs["decoder"].graph
+    ops = {node.op_type for node in nodes if TOKENS not in {v.name for v in node.inputs if v}}
     rounded = package.precision != "fp32" or package.quantized_cache
     return rounded and not ops.isdisjoint(("MoE", "QMoE", "TopK"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ import quant
 from quant.blocks import unpack as unpack_codes
 from surgery.answer.trusted import PARTS
 from surgery.rewrite.float_activations import INTEGER
+from surgery.rewrite.shortlists import DRAFT
 from surgery.rewrite.two_forms import LONG
 from surgery.rewrite.weights import numbers
 from surgery.verify.finding import Finding
@@ -60,6 +61,7 @@ class Unpacked:
         stack: dimensions of the weight in front of its columns.
         gated: whether rows of gates and ups stand in turn, which PyTorch has one after the other.
         long: whether only long inputs are multiplied by it, and others by another form of it.
+        draft: whether it only chooses the tokens that another form of it computes logits for.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Unpacked:
     stack: tuple[int, ...]
     gated: bool
     long: bool = False
+    draft: bool = False
 
     def weight(self) -> Matrix:
         """The float32 numbers that it stands for, as PyTorch has them."""
@@ -93,7 +96,7 @@ def every(package: Opened) -> Iterator[Unpacked]:
                 found = read(node, places)
                 # a tied head goes by the name of the table, which may be quantized another way
                 head = part == "decoder" and found.name == TABLE
-                yield Unpacked(HEAD, found.blocks, found.stack, found.gated) if head else found
+                yield replace(found, name=HEAD) if head else found
 
 
 def unpacked(package: Opened, long: bool = False) -> Iterator[tuple[str, Matrix]]:
@@ -105,7 +108,7 @@ def unpacked(package: Opened, long: bool = False) -> Iterator[tuple[str, Matrix]
     """
     for wanted in (False, True) if long else (False,):
         for found in every(package):
-            if found.long == wanted:
+            if found.long == wanted and not found.draft:
                 yield found.name, found.weight()
 
 
@@ -124,7 +127,9 @@ def read(node: ir.Node, places: tuple[int, ...]) -> Unpacked:
     k = node.attributes["K"].as_int() if "K" in node.attributes else codes.shape[1] * block
     blocks = quant.Blocks(codes, scales.reshape(len(codes), -1), zeros, form, k)
     gated = node.op_type == "QMoE" and places[0] == GATED
-    return Unpacked(first.name.removesuffix(".packed"), blocks, stack, gated)
+    name = first.name.removesuffix(".packed")
+    draft = name.endswith(DRAFT)
+    return Unpacked(name.removesuffix(DRAFT), blocks, stack, gated, draft=draft)
 
 
 def integer(node: ir.Node) -> Unpacked:

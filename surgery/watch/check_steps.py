@@ -22,6 +22,7 @@ from surgery.engine.facts import Facts
 from surgery.engine.runner import Record
 from surgery.rewrite.copies import copied
 from surgery.rewrite.float_activations import float_activations
+from surgery.rewrite.shortlists import choose_all
 from surgery.watch.compare import Difference, Outputs, Runner, differences
 from surgery.watch.examples import Example, examples
 from surgery.watch.shorten import LIMIT, shortened
@@ -125,9 +126,10 @@ class CheckSteps:
         self.pending = []
 
     def load(self, model: ir.Model, name: str) -> Runner:
-        """Save a graph, its activations in float, and load it in onnxruntime."""
+        """Save a graph, its activations in float and no token left out of a choice, and load it."""
         copy = copied(model)
         float_activations(copy)
+        choose_all(copy)
         return Runner(self.store.save(copy, f"{name}.onnx"))
 
     def answers(self, runner: Runner) -> list[Outputs]:

@@ -15,6 +15,7 @@ import onnx_ir as ir
 import quant
 from surgery.package.external_data import weight_name
 from surgery.rewrite.copies import copied
+from surgery.rewrite.shortlists import DRAFT
 from surgery.rewrite.weights import (
     Array,
     Interleaved,
@@ -101,7 +102,9 @@ def quantized(model: ir.Model) -> dict[Quantized | RowQuantized, set[str]]:
         for value in graph.initializers.values():
             tensor = value.const_value
             if isinstance(tensor, RowTensor) and isinstance(tensor.source, BLOCKS):
-                found.setdefault(tensor.source, set()).add(weight_name(tensor))
+                name = weight_name(tensor)
+                if not name.endswith(DRAFT):  # it chooses tokens, and multiplies none chosen
+                    found.setdefault(tensor.source, set()).add(name)
     return found
 
 

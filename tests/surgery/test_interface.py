@@ -32,7 +32,7 @@ PASSES = {
     "RowGuard",
     *("BiasGelu", "Gelu", "LayerScale", "MixtureOfExperts", "Silu"),
     *("HeadNorm", "LayerNorm", "RmsNorm", "SkipBias", "SkipLayerNorm", "SkipRmsNorm"),
-    *("HiddenStates", "LastLogits"),
+    *("HiddenStates", "LastLogits", "Shortlist"),
     *("GatherNBits", "LongInput", "MatMulInt8", "MatMulNBits", "MixtureOfExpertsNBits"),
     *("FreqTable", "HalfAngles", "LateRepeat", "MultimodalRotary", "Rotary", "RotaryRows"),
     *("Dims", "Fold", "Lengths", "Noop", "Opset", "ReshapeChain", "Shapes", "Slices"),

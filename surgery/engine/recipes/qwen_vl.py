@@ -45,6 +45,7 @@ from surgery.passes import (
     ReshapeChain,
     RmsNorm,
     Rotary,
+    Shortlist,
     Silu,
     SkipBias,
     SkipLayerNorm,
@@ -187,6 +188,12 @@ DECODER: Recipe[Facts] = (
         },
         expect=lambda f: None if f.options.keep else 7 * f.layers - 3 * f.experts + 1,
         when=lambda f: f.quantized,
+    ),
+    Step(
+        Shortlist,
+        lambda f: {"tokens": f.options.shortlist, "wanted": f.is_head},
+        expect=1,
+        when=lambda f: f.shortlisted,
     ),
     Step(
         MixtureOfExpertsNBits,
