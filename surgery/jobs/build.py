@@ -117,8 +117,12 @@ def planned(facts: Facts) -> Facts:
 
 
 def rounded(facts: Facts, folder: Path) -> None:
-    """Write a package without a word into a new directory; prompts have no weights of their own."""
-    facts = replace(facts, options=replace(facts.options, prefill="same"))
+    """Write a package without a word into a new directory.
+
+    Prompts have no weights of their own, and the head computes all logits: tokens are drawn from
+    the whole vocabulary.
+    """
+    facts = replace(facts, options=replace(facts.options, prefill="same", shortlist=0))
     models = operate(facts, tell=lambda record, words: None)
     folder.mkdir(parents=True)
     write(models, folder, facts)
