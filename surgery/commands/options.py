@@ -64,14 +64,6 @@ def add_options(p: argparse.ArgumentParser) -> None:
         "tied to the head (default: %(default)s)",
     )
     p.add_argument(
-        "--shortlist",
-        type=int,
-        metavar="N",
-        default=DEFAULTS.shortlist,
-        help="on a CPU, a copy of an 8-bit head in 4 bits chooses N tokens, and only theirs are "
-        "computed in 8 bits; 0 for all tokens (default: %(default)s)",
-    )
-    p.add_argument(
         "--kv-cache",
         "--kv_cache",
         choices=CACHES,
@@ -137,6 +129,14 @@ def add_formats(group: argparse._ActionsContainer, defaults: Options) -> None:
     )
     group.add_argument(
         "--symmetric", action="store_true", help="quantize 4-bit weights without zero points"
+    )
+    group.add_argument(
+        "--shortlist",
+        type=int,
+        metavar="N",
+        default=defaults.shortlist,
+        help="on a CPU, a copy of an 8-bit head in 4 bits chooses N tokens, and only theirs are "
+        "computed in 8 bits; 0 for all tokens (default: %(default)s)",
     )
 
 

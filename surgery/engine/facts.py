@@ -197,12 +197,9 @@ class Facts(Settings, Checkpoint):
     def shortlisted(self) -> bool:
         """Whether a head in 4 bits chooses the tokens whose logits the head in 8 bits computes.
 
-        On a CPU, where reading the head takes a good part of the time of a token, if the
-        vocabulary is large and a row has whole blocks.
+        Where a vocabulary is large and a row has whole blocks.
         """
-        on_cpu = self.target.options is None and not self.browser
-        eight = self.quantized and self.options.head_bits == 8
-        if not (on_cpu and eight and self.options.shortlist):
+        if not super().shortlisted:
             return False
         whole = int(self.text["hidden_size"]) % self.head_block == 0
         large = int(self.text["vocab_size"]) >= LARGE * self.options.shortlist

@@ -321,6 +321,14 @@ class Settings:
         return None if odd and format.bits == 4 and not format.symmetric else format
 
     @property
+    def shortlisted(self) -> bool:
+        """Whether a head in 4 bits may choose the tokens whose logits a head in 8 bits computes: on
+        a CPU, where reading the head takes a good part of the time of a token."""
+        on_cpu = self.target.options is None and not self.browser
+        eight = self.quantized and self.options.head_bits == 8
+        return on_cpu and eight and self.options.shortlist > 0
+
+    @property
     def head_block(self) -> int:
         """Weights of a head that share a scale: the most that its rows are made of."""
         size = self.options.block_size

@@ -13,8 +13,8 @@ from surgery.rewrite.shortlists import TOKENS
 from surgery.verify.opened import Opened
 
 WHOLE = "head in 8 bits for all tokens"
-MADE_BY = "ScatterElements"
-"""The op that puts logits of the head among those of the choice."""
+LOOKUP = "GatherBlockQuantized"
+"""The op that reads rows of the head."""
 
 
 def shortlist(package: Opened) -> int | None:
@@ -27,34 +27,39 @@ def shortlist(package: Opened) -> int | None:
 def with_whole_head(graph: onnx.GraphProto) -> None:
     """Let the head compute all logits, of the same weight in blocks; nothing without a choice."""
     made = {name: node for node in graph.node for name in node.output}
-    chosen = [node for node in graph.node if TOKENS in node.input]
-    if not chosen:
+    readers = {name: node for node in graph.node for name in node.input}
+    top = readers.get(TOKENS)
+    if top is None:
         return
-    (top,) = chosen
     draft = made[top.input[0]]
-    (rows,) = (node for node in graph.node if node.op_type == "GatherBlockQuantized")
-    (end,) = (
-        node for node in graph.node if node.op_type == MADE_BY and top.output[1] in node.input
-    )
+    (rows,) = (n for n in graph.node if n.op_type == LOOKUP and n.input[1] == top.output[1])
+    product = readers[rows.output[0]]
+    exact = readers[product.output[0]]
+    end = readers[exact.output[0]]
+    column = made[product.input[1]]
     given = {one.name: one.i for one in draft.attribute}
     block, bits = ({one.name: one.i for one in rows.attribute}[n] for n in ("block_size", "bits"))
-    codes = next(tensor for tensor in graph.initializer if tensor.name == rows.input[0])
+    codes = onnx.TensorProto()
+    codes.CopyFrom(next(tensor for tensor in graph.initializer if tensor.name == rows.input[0]))
+    codes.name += ".blocks"
     codes.dims[:] = [given["N"], given["K"] // block, block * bits // 8]
     head = onnx.helper.make_node(
         "MatMulNBits",
-        [draft.input[0], rows.input[0], *rows.input[2:]],
+        [draft.input[0], codes.name, *rows.input[2:]],
         list(end.output),
         end.name,
         domain=draft.domain,
         **(given | {"block_size": block, "bits": bits}),
     )
-    column = next(n for n in graph.node if n.op_type == "Unsqueeze" and n.input[0] == head.input[0])
-    product = next(node for node in graph.node if column.output[0] in node.input)
-    exact = next(node for node in graph.node if product.output[0] in node.input)
     gone = {node.output[0] for node in (draft, top, rows, column, product, exact, end)}
-    kept = [node for node in graph.node if node.output[0] not in gone]
-    unread = {TOKENS, *draft.input[1:]}
+    nodes = [
+        head if node.output[0] == end.output[0] else node
+        for node in graph.node
+        if node.output[0] not in gone or node.output[0] == end.output[0]
+    ]
+    read = {name for node in nodes for name in node.input}
+    unread = {TOKENS, rows.input[0], *draft.input[1:]} - read
     weights = [tensor for tensor in graph.initializer if tensor.name not in unread]
     del graph.node[:], graph.initializer[:]
-    graph.node.extend([*kept, head])
-    graph.initializer.extend(weights)
+    graph.node.extend(nodes)
+    graph.initializer.extend([*weights, codes])

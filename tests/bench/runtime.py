@@ -208,6 +208,7 @@ def contenders(work: Path, args: argparse.Namespace) -> list[Contender]:
     raw, twin = work / "raw", work / "twin"
     ours = {
         "ours, default": [],
+        "ours, whole head in 8 bits": ["--shortlist", "0"],
         "ours, prompts in 8 bits": ["--prefill", "int8"],
         "ours, 4.5 bits": ["--bits", "4.5"],
         "ours, 4.28 bits": ["--bits", "4.29"],

@@ -46,6 +46,7 @@ from surgery.passes import (
     RotaryRows,
     RowGuard,
     Shapes,
+    Shortlist,
     Silu,
     SkipBias,
     SkipLayerNorm,
@@ -121,6 +122,11 @@ WEIGHTS: Recipe[Settings] = (
             "scales": f.text_dtype,
         },
         when=lambda f: f.quantized,
+    ),
+    Step(
+        Shortlist,
+        lambda f: {"tokens": f.options.shortlist, "wanted": f.is_head},
+        when=lambda f: f.shortlisted,
     ),
     Step(
         GatherNBits,

@@ -133,8 +133,11 @@ class Shortlist(NodePass[Head]):
             "GatherBlockQuantized", [packed, ids, *scales], attributes,
             domain="com.microsoft", dtype=dtype, shape=(b, 1, self.tokens, k),
         )  # fmt: skip
-        last = add.constant(np.array([-1], np.int64), "axis_last")
-        column = add("Unsqueeze", [x, last], dtype=dtype, shape=(b, 1, k, 1))
+        upright, flat = (
+            add.constant(np.array(shape, np.int64), f"ints_{name}")
+            for shape, name in (([0, 1, -1, 1], "0_1_-1_1"), ([0, 1, -1], "0_1_-1"))
+        )
+        column = add("Reshape", [x, upright], dtype=dtype, shape=(b, 1, k, 1))
         product = add("MatMul", [rows, column], dtype=dtype, shape=(b, 1, self.tokens, 1))
-        exact = add("Squeeze", [product, last], dtype=dtype, shape=listed)
+        exact = add("Reshape", [product, flat], dtype=dtype, shape=listed)
         replace(out, add("ScatterElements", [draft, ids, exact], {"axis": -1}, like=out))
