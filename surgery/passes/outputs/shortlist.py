@@ -50,9 +50,10 @@ class Shortlist(NodePass[Head]):
             are those of 4 bits, as if the head had 4
     not     more positions than one, whose rows would not fit into memory; rows that are not whole
             blocks; vocabularies of less than 16 T tokens; a weight that another node reads
-    why     a sampler looks at few tokens (top_k is 20 for Qwen3-VL), and each token that is made
-            reads the whole head: half of the bytes of a quarter of a 2B model's weights. Source:
-            SVD-softmax (Shim, Lee, Choi, Boo and Sung, NIPS 2017), with rounding as the preview
+    why     a sampler looks at few tokens (top_k is 20 for Qwen3-VL), but every token that is made
+            reads the whole head, a quarter of the bytes of a 2B model; this saves half of it.
+            Source: SVD-softmax (Shim, Lee, Choi, Boo and Sung, NIPS 2017), where a decomposition
+            takes the place of 4 bits
     """
 
     name = "shortlist"
