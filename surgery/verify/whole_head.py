@@ -1,8 +1,7 @@
 """A package whose head computes the logits of a few tokens, as it would be for all of them.
 
-The other tokens have logits of 4 bits, which are up to a tenth of the largest logit off and could
-hide a fault of that size. The same graph with the head in 8 bits alone is held to what any other
-package is held to.
+The other tokens have logits of 4 bits, whose error could hide a fault. The same graph with the head
+in 8 bits alone is held to what any other package is held to.
 """
 
 from __future__ import annotations
